@@ -1,0 +1,154 @@
+//! A blocking echo service on std threads, without tokio, that is replaced without losing a connection.
+//!
+//! ```text
+//! cargo run --example echo --no-default-features -- 127.0.0.1:7777 /tmp/echo.sock
+//! ```
+//!
+//! Start it again with the same arguments, and the new process takes over. Connections stay with the process
+//! that accepted them, until their client ends them or the drain deadline comes.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use fd_handoff::{Acceptor, Config, Control, Offer, Ready, Released, Timeouts, handoff_receive};
+
+const DRAIN: Duration = Duration::from_secs(10);
+
+#[allow(dead_code, reason = "unused where another program runs this service")]
+fn main() -> Result<(), Box<dyn Error>> {
+    run(std::env::args().skip(1))
+}
+
+/// The whole life of one generation.
+pub(crate) fn run(mut args: impl Iterator<Item = String>) -> Result<(), Box<dyn Error>> {
+    let (Some(listen), Some(path)) = (args.next(), args.next()) else {
+        return Err("usage: echo ADDRESS CONTROL-SOCKET".into());
+    };
+    let listen: SocketAddr = listen.parse()?;
+    let config = Config::new(PathBuf::from(path)).name("echo").timeouts(|timeouts| {
+        timeouts.drain = DRAIN;
+        set(timeouts, args.next().as_deref().unwrap_or_default());
+    });
+
+    let mut inheritance = handoff_receive(config)?;
+    let listener = inheritance.tcp_listener("echo", listen)?;
+    let listen = listener.local_addr()?;
+    let service = Service { acceptor: Acceptor::new(listener)?, open: Arc::default() };
+    let control = inheritance.ready()?;
+    service.start();
+    println!("ready generation={} pid={} listen={listen}", control.generation(), std::process::id());
+    serve(&control, &service)
+}
+
+/// Other deadlines than the library's, for tests: `active=500,drain=1000`, in milliseconds.
+fn set(timeouts: &mut Timeouts, wanted: &str) {
+    for (name, millis) in wanted.split(',').filter_map(|wanted| wanted.split_once('=')) {
+        let timeout = match name {
+            "offer" => &mut timeouts.offer,
+            "transfer" => &mut timeouts.transfer,
+            "ready" => &mut timeouts.ready,
+            "release" => &mut timeouts.release,
+            "active" => &mut timeouts.active,
+            "drain" => &mut timeouts.drain,
+            "probation" => &mut timeouts.probation,
+            _ => continue,
+        };
+        *timeout = Duration::from_millis(millis.parse().unwrap_or_default());
+    }
+}
+
+/// Hands over to each successor that asks, until one has taken the service.
+fn serve(control: &Control, service: &Service) -> Result<(), Box<dyn Error>> {
+    loop {
+        let offer = Offer::new().descriptor("echo", service.acceptor.listener());
+        let Ok(ready) = control.accept()?.offer(offer) else {
+            // It failed, this process still serves, and the reason is in the log and in status.
+            continue;
+        };
+        match release(ready, service) {
+            Ok(()) => return Ok(()),
+            Err(failure) if failure.may_serve() => service.start(),
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+}
+
+/// Gives the service up and drains. An error that allows it means that this process serves again.
+fn release(ready: Ready, service: &Service) -> Result<(), fd_handoff::Failure> {
+    service.acceptor.stop();
+    let mut released = ready.release(None)?;
+    drain(&mut released, service)?;
+    released.farewell(None)
+}
+
+/// Waits for the last connection to end, or for the drain deadline, and watches the successor meanwhile.
+fn drain(released: &mut Released, service: &Service) -> Result<(), fd_handoff::Failure> {
+    const TELL: Duration = Duration::from_millis(200);
+
+    let deadline = Instant::now() + DRAIN;
+    loop {
+        let left = service.open.load(SeqCst);
+        released.draining(left);
+        if left == 0 || Instant::now() >= deadline {
+            return Ok(());
+        }
+        let until = deadline.min(Instant::now() + TELL);
+        if let Some(failure) = released.lost(Some(until)) {
+            return Err(failure);
+        }
+    }
+}
+
+struct Service {
+    acceptor: Acceptor<TcpListener>,
+    open: Arc<AtomicU64>,
+}
+
+impl Service {
+    /// Accepts on a thread of its own until the acceptor is stopped.
+    fn start(&self) {
+        self.acceptor.resume();
+        let acceptor = self.acceptor.clone();
+        let open = Arc::clone(&self.open);
+        std::thread::spawn(move || {
+            while let Ok(Some((stream, _))) = acceptor.accept() {
+                let counted = Counted::new(&open);
+                std::thread::spawn(move || {
+                    echo(stream);
+                    drop(counted);
+                });
+            }
+        });
+    }
+}
+
+/// Sends back what comes, until the client has said everything.
+fn echo(mut stream: TcpStream) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+/// One open connection, counted for as long as it is there.
+struct Counted(Arc<AtomicU64>);
+
+impl Counted {
+    fn new(open: &Arc<AtomicU64>) -> Counted {
+        open.fetch_add(1, SeqCst);
+        Counted(Arc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}

@@ -1,0 +1,669 @@
+//! Any sequence of operations on a predecessor and a successor: their applications' wishes in any order, frames that
+//! come late, are lost or are made up, ends of the connection, deaths, time.
+//!
+//! The input: one byte of setting, then two bytes for each operation: which one, and its argument.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use fd_handoff::Cause;
+use fd_handoff::protocol::{
+    Gift, Input, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role, Successor, SuccessorCommand,
+    SuccessorEvent, Waits,
+};
+use fd_handoff::wire::{
+    Abort, Active, Attempt, ClientFrame, Descriptors, Draining, Entry, ErrorCode, Failure, Farewell, Frame, GetStatus,
+    Hello, Kind, MAX_BATCH, MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Name, Offer, Outcome, PROTOCOL, Phase, Progress,
+    Ready, Receive, Received, Release, ServerFrame, Settled, Snapshot, StateInfo, VersionRange, WireError,
+};
+
+/// So many operations of one input are carried out.
+const MOST: usize = 400;
+/// Longer than any deadline that the setting asks for.
+const LONGEST: Duration = Duration::from_secs(2 * 3_600);
+
+const WAITS: Waits = Waits {
+    offer: Duration::from_secs(60),
+    transfer: Duration::from_secs(10),
+    ready: Duration::from_secs(60),
+    release: Duration::from_secs(30),
+    active: Duration::from_secs(5),
+    drain: Duration::from_secs(30),
+    probation: Duration::ZERO,
+};
+
+/// A descriptor. There is no way to copy one, and those that live are counted.
+#[derive(Debug)]
+struct Fd {
+    number: u32,
+    living: Rc<Cell<usize>>,
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        self.living.set(self.living.get() - 1);
+    }
+}
+
+struct World {
+    now: Instant,
+    giver: Predecessor<Fd>,
+    taker: Successor<Fd>,
+    living: Rc<Cell<usize>>,
+    next_fd: u32,
+    to_giver: VecDeque<ClientFrame>,
+    to_taker: VecDeque<(ServerFrame, Vec<Fd>)>,
+    /// What the successor's application holds.
+    taken: Vec<Fd>,
+    giver_lives: bool,
+    taker_lives: bool,
+    /// Whether each side still reads: not after the end of the stream, nor after garbage.
+    giver_reads: bool,
+    taker_reads: bool,
+    /// Whether the predecessor has a pidfd of the successor.
+    giver_sees: bool,
+    /// Whether the successor has a pidfd of the predecessor.
+    taker_sees: bool,
+    may_kill: bool,
+    /// Killed, and the kernel has not said so yet.
+    doomed: bool,
+    giver_told: bool,
+    taker_told: bool,
+    released: bool,
+    taken_back: bool,
+    settled: bool,
+    giver_over: bool,
+    serves: bool,
+    taker_over: bool,
+    /// Somebody spoke in a role's name and said what gives the service away: there may be two from here on.
+    lied: bool,
+    /// How many descriptors the predecessor keeps to send.
+    kept: usize,
+    batches: u32,
+    acknowledged: u32,
+}
+
+/// One input.
+///
+/// # Panics
+///
+/// A state machine did what it must not.
+pub(crate) fn run(data: &[u8]) {
+    let Some((&setting, operations)) = data.split_first() else { return };
+    let mut world = World::new(setting);
+    for operation in operations.chunks_exact(2).take(MOST) {
+        world.operate(operation[0], operation[1]);
+        world.check();
+    }
+    // Left alone, both come to rest.
+    world.advance(LONGEST);
+    let living = Rc::clone(&world.living);
+    drop(world);
+    assert_eq!(living.get(), 0, "descriptors leaked");
+}
+
+impl World {
+    fn new(setting: u8) -> World {
+        let now = Instant::now();
+        let bit = |number: u8| setting >> number & 1 == 1;
+        let waits = Waits { probation: if bit(0) { Duration::from_secs(3_600) } else { Duration::ZERO }, ..WAITS };
+        let receive = Receive {
+            protocol: PROTOCOL,
+            pid: 4711,
+            version: "1".to_owned(),
+            schemas: if bit(1) { vec![] } else { vec![0, 1] },
+        };
+        let mut world = World {
+            now,
+            giver: Predecessor::new(receive.clone(), waits, !bit(2)),
+            taker: Successor::new(receive, waits, now),
+            living: Rc::default(),
+            next_fd: 0,
+            to_giver: VecDeque::new(),
+            to_taker: VecDeque::new(),
+            taken: Vec::new(),
+            giver_lives: true,
+            taker_lives: true,
+            giver_reads: true,
+            taker_reads: true,
+            giver_sees: !bit(2),
+            taker_sees: false,
+            may_kill: !bit(3),
+            doomed: false,
+            giver_told: false,
+            taker_told: false,
+            released: false,
+            taken_back: false,
+            settled: false,
+            giver_over: false,
+            serves: false,
+            taker_over: false,
+            lied: false,
+            kept: 0,
+            batches: 0,
+            acknowledged: 0,
+        };
+        world.collect();
+        // The predecessor exists because `receive` has been read.
+        assert!(matches!(world.to_giver.pop_front(), Some(ClientFrame::Receive(_))));
+        world
+    }
+
+    fn operate(&mut self, operation: u8, argument: u8) {
+        match operation % 20 {
+            0 | 1 => self.carry_to_taker(),
+            2 | 3 => self.carry_to_giver(),
+            4 => {
+                while !self.to_taker.is_empty() || !self.to_giver.is_empty() {
+                    self.carry_to_taker();
+                    self.carry_to_giver();
+                }
+            }
+            5 => self.wish_of_giver(argument),
+            6 => self.wish_of_taker(argument),
+            7 => self.offer(argument),
+            8 => {
+                let state = (argument & 1 == 1).then(|| self.packet(argument));
+                self.give(PredecessorCommand::Release { state, monotonic_us: 1, timens: None });
+            }
+            9 => self.take(SuccessorCommand::Ready),
+            10 => self.advance(duration(argument)),
+            // A relay loses what it carries.
+            11 if argument & 1 == 0 => drop(self.to_taker.pop_front()),
+            11 => drop(self.to_giver.pop_front()),
+            12 => self.end_of_giver(argument),
+            13 => self.end_of_taker(argument),
+            14 => self.tell_of_deaths(),
+            15 => {
+                self.break_link(argument);
+            }
+            16 => self.forge_for_giver(argument),
+            17 => self.forge_for_taker(argument),
+            18 => self.garble(argument),
+            _ => {
+                self.giver_input(Input::Timeout);
+                self.taker_input(Input::Timeout);
+            }
+        }
+    }
+
+    fn carry_to_taker(&mut self) {
+        if let Some((frame, fds)) = self.to_taker.pop_front() {
+            if self.taker_reads {
+                self.taker_input(Input::Frame(frame, fds));
+            }
+        }
+    }
+
+    fn carry_to_giver(&mut self) {
+        if let Some(frame) = self.to_giver.pop_front() {
+            if self.giver_reads {
+                self.giver_input(Input::Frame(frame, vec![]));
+            }
+        }
+    }
+
+    fn wish_of_giver(&mut self, argument: u8) {
+        let count = usize::from(argument >> 2);
+        match argument & 3 {
+            0 => self.give(PredecessorCommand::Abort(ErrorCode::Application, "b\u{e4}d\n".repeat(40 * count))),
+            1 => self.give(PredecessorCommand::Draining(count as u64)),
+            // Up to 126: more than may be said.
+            2 => {
+                let states = (0..2 * count).map(|_| self.packet(0)).collect();
+                self.give(PredecessorCommand::Farewell(states));
+            }
+            _ => self.give(PredecessorCommand::Farewell(vec![])),
+        }
+    }
+
+    fn wish_of_taker(&mut self, argument: u8) {
+        let text = "\u{2026}".repeat(16 * usize::from(argument >> 2));
+        match argument & 3 {
+            0 => self.take(SuccessorCommand::Progress(text)),
+            1 => self.take(SuccessorCommand::Settle),
+            2 => self.take(SuccessorCommand::Abort(Cause::Here(text))),
+            _ => self.take(SuccessorCommand::Ready),
+        }
+    }
+
+    fn offer(&mut self, argument: u8) {
+        let count = [0, 1, 3, 252, 253, 505, 40, 8][usize::from(argument & 7)];
+        let descriptors: VecDeque<(Entry, Fd)> = (0..count)
+            .map(|index| {
+                let fd = self.fd();
+                (entry(&format!("d{}", fd.number), 0, argument & 64 != 0 && index % 3 == 0), fd)
+            })
+            .collect();
+        let snapshot = (argument & 8 == 8).then(|| self.packet(argument >> 4 & 3));
+        let pidfd = (argument & 128 == 0).then(|| self.fd());
+        self.kept = self.living.get();
+        self.give(PredecessorCommand::Offer(Box::new(Gift { offer: offer(), pidfd, descriptors, snapshot })));
+    }
+
+    /// The predecessor's application wants something.
+    fn give(&mut self, command: PredecessorCommand<Fd>) {
+        self.giver_input(Input::Command(command));
+    }
+
+    /// The successor's application wants something.
+    fn take(&mut self, command: SuccessorCommand) {
+        self.taker_input(Input::Command(command));
+    }
+
+    fn giver_input(&mut self, input: Input<Predecessor<Fd>>) {
+        if self.giver_lives {
+            let over = self.giver_over;
+            if matches!(&input, Input::Frame(ClientFrame::Received(_), _)) {
+                self.acknowledged += 1;
+            }
+            self.giver.handle(self.now, input);
+            assert!(!(over && self.collect()), "a predecessor that is over goes on");
+            self.collect();
+        }
+    }
+
+    fn taker_input(&mut self, input: Input<Successor<Fd>>) {
+        if self.taker_lives {
+            let over = self.taker_over;
+            self.taker.handle(self.now, input);
+            assert!(!(over && self.collect()), "a successor that is over goes on");
+            self.collect();
+        }
+    }
+
+    /// Lets time pass. Deadlines go off in their order.
+    fn advance(&mut self, by: Duration) {
+        let until = self.now + by;
+        for _ in 0..100 {
+            let giver = self.giver.deadline().filter(|_| self.giver_lives);
+            let taker = self.taker.deadline().filter(|_| self.taker_lives);
+            let Some(next) = giver.into_iter().chain(taker).min().filter(|next| *next <= until) else {
+                self.now = until;
+                return;
+            };
+            self.now = next.max(self.now);
+            self.giver_input(Input::Timeout);
+            self.taker_input(Input::Timeout);
+            self.check();
+        }
+        panic!("deadlines without end");
+    }
+
+    fn end_of_giver(&mut self, argument: u8) {
+        if self.giver_lives {
+            self.giver_lives = false;
+            self.stream_ends_for_taker();
+            if argument & 1 == 1 {
+                self.tell_of_deaths();
+            }
+        }
+    }
+
+    fn end_of_taker(&mut self, argument: u8) {
+        if self.taker_lives {
+            self.taker_lives = false;
+            self.stream_ends_for_giver();
+            if argument & 1 == 1 {
+                self.tell_of_deaths();
+            }
+        }
+    }
+
+    /// What has been said is read, then the end of the stream.
+    fn stream_ends_for_taker(&mut self) {
+        while !self.to_taker.is_empty() {
+            self.carry_to_taker();
+        }
+        if std::mem::replace(&mut self.taker_reads, false) {
+            self.taker_input(Input::Eof);
+        }
+    }
+
+    fn stream_ends_for_giver(&mut self) {
+        while !self.to_giver.is_empty() {
+            self.carry_to_giver();
+        }
+        if std::mem::replace(&mut self.giver_reads, false) {
+            self.giver_input(Input::Eof);
+        }
+    }
+
+    /// The kernel says who is dead, to those that it can say it to.
+    fn tell_of_deaths(&mut self) {
+        if self.doomed && self.taker_lives {
+            self.taker_lives = false;
+            self.stream_ends_for_giver();
+        }
+        if !self.taker_lives && self.giver_sees && !self.giver_told {
+            self.giver_told = true;
+            self.giver_input(Input::Died);
+        }
+        if !self.giver_lives && self.taker_sees && !self.taker_told {
+            self.taker_told = true;
+            self.taker_input(Input::Died);
+        }
+    }
+
+    /// Both live, and a connection ends, in one direction or both. What is on its way may be lost.
+    fn break_link(&mut self, argument: u8) {
+        if argument & 4 == 4 {
+            self.to_taker.clear();
+            self.to_giver.clear();
+        }
+        if argument & 1 == 0 {
+            self.stream_ends_for_taker();
+        }
+        if argument & 2 == 0 {
+            self.stream_ends_for_giver();
+        }
+    }
+
+    fn garble(&mut self, argument: u8) {
+        let error = match argument >> 1 & 3 {
+            0 => WireError::TooLong,
+            1 => WireError::Malformed("x".to_owned()),
+            2 => WireError::UnknownType("x".to_owned()),
+            _ => WireError::Truncated,
+        };
+        // What follows garbage is not read, and counts as the end.
+        if argument & 1 == 0 && std::mem::replace(&mut self.giver_reads, false) {
+            self.giver_input(Input::Garbled(error));
+            self.giver_input(Input::Eof);
+        } else if argument & 1 == 1 && std::mem::replace(&mut self.taker_reads, false) {
+            self.taker_input(Input::Garbled(error));
+            self.taker_input(Input::Eof);
+        }
+    }
+
+    fn forge_for_giver(&mut self, argument: u8) {
+        let number = u32::from(argument >> 4);
+        let frame: ClientFrame = match argument % 9 {
+            0 => Received { batch: number }.into(),
+            1 => Ready {}.into(),
+            2 => Active {}.into(),
+            3 => Settled {}.into(),
+            4 => Progress { message: "p".repeat(MAX_TEXT + number as usize - 7) }.into(),
+            5 => GetStatus {}.into(),
+            6 => {
+                // Of the successor's own mouth it would mean that it does not serve.
+                self.lied = true;
+                Abort { code: ErrorCode::Unknown, reason: "r\n".repeat(100 * number as usize) }.into()
+            }
+            7 => Receive { protocol: PROTOCOL, pid: 1, version: String::new(), schemas: vec![] }.into(),
+            _ => {
+                let fds = (0..number).map(|_| self.fd()).collect();
+                if self.giver_reads {
+                    self.giver_input(Input::Frame(Ready {}.into(), fds));
+                }
+                return;
+            }
+        };
+        if self.giver_reads {
+            self.giver_input(Input::Frame(frame, vec![]));
+        }
+    }
+
+    fn forge_for_taker(&mut self, argument: u8) {
+        let number = u32::from(argument >> 4);
+        let state = |present: bool| present.then(|| info(0));
+        let frame: ServerFrame = match argument & 15 {
+            0 => Hello {
+                protocol: VersionRange { min: number, max: 2 },
+                name: String::new(),
+                version: String::new(),
+                pid: 0,
+                generation: 0,
+                phase: Phase::Unknown,
+            }
+            .into(),
+            kind @ 1..=4 => Offer {
+                protocol: if number == 15 { 9 } else { 1 },
+                generation: if number == 14 { u64::MAX } else { 7 },
+                pidfd: kind == 2,
+                descriptors: [number, 1, 3, 16_385][usize::from(kind) - 1],
+                batches: if kind == 1 { number } else { 1 },
+                state: (kind == 3).then(|| StateInfo { length: u64::from(number) << 38, ..info(0) }),
+                drain_timeout_ms: if number == 13 { u64::MAX } else { 30_000 },
+                history: (0..number + 3).map(|_| attempt()).collect(),
+                ..offer()
+            }
+            .into(),
+            kind @ 5..=7 => {
+                let count = if kind == 7 { MAX_BATCH as u32 + number - 7 } else { number & 3 };
+                let entries = (0..count).map(|index| entry("forged", index, kind == 6)).collect();
+                Descriptors { batch: u32::from(kind == 6), entries }.into()
+            }
+            8 => Snapshot { state: info(number) }.into(),
+            9 => {
+                self.lied = true;
+                Release { state: state(number & 1 == 1), monotonic_us: u64::MAX, timens: None }.into()
+            }
+            10 => Draining { connections: u64::MAX }.into(),
+            11 | 12 => Farewell { state: state(number & 1 == 1), more: number & 2 == 2 }.into(),
+            13 => Abort { code: ErrorCode::Unknown, reason: "r".repeat(200 * number as usize) }.into(),
+            14 => Failure { code: ErrorCode::Busy, message: "\n".repeat(200 * number as usize) }.into(),
+            _ => Farewell { state: Some(StateInfo { length: u64::MAX, ..info(0) }), more: true }.into(),
+        };
+        let announced = match &frame {
+            ServerFrame::Offer(offer) => usize::from(offer.pidfd),
+            ServerFrame::Descriptors(batch) => batch.entries.len(),
+            ServerFrame::Snapshot(_) => 1,
+            ServerFrame::Release(Release { state, .. }) | ServerFrame::Farewell(Farewell { state, .. }) => {
+                usize::from(state.is_some())
+            }
+            _ => 0,
+        };
+        // Now and then a descriptor too many.
+        let fds = (0..announced + usize::from(number == 12)).map(|_| self.fd()).collect();
+        if self.taker_reads {
+            self.taker_input(Input::Frame(frame, fds));
+        }
+    }
+
+    /// Takes all outputs, and checks each. Returns whether there were any.
+    fn collect(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.giver.poll_output() {
+            any = true;
+            assert!(!self.giver_over, "a predecessor's last event is followed by {output:?}");
+            match output {
+                Output::Send(frame, fds) => self.giver_says(frame, fds),
+                Output::Event(event) => self.giver_tells(event),
+                Output::Fence => {
+                    assert!(self.released, "a predecessor that still serves ends its successor");
+                    self.doomed |= self.giver_sees && self.may_kill;
+                    self.giver.handle(self.now, Input::Fenced(self.doomed));
+                }
+            }
+        }
+        while let Some(output) = self.taker.poll_output() {
+            any = true;
+            match output {
+                Output::Send(frame, fds) => {
+                    assert!(fds.is_empty(), "a successor sends no descriptors");
+                    assert!(!self.taker_over, "a successor's last event is followed by {frame:?}");
+                    check_line(&frame);
+                    self.to_giver.push_back(frame);
+                }
+                Output::Event(event) => self.taker_tells(event),
+                Output::Fence => panic!("a successor ends nobody"),
+            }
+        }
+        any
+    }
+
+    fn giver_says(&mut self, frame: ServerFrame, fds: Vec<Fd>) {
+        check_line(&frame);
+        match &frame {
+            ServerFrame::Descriptors(batch) => {
+                assert!((1..=MAX_BATCH).contains(&batch.entries.len()) && batch.entries.len() == fds.len());
+                for (entry, fd) in batch.entries.iter().zip(&fds) {
+                    assert_eq!(entry.name.as_str(), format!("d{}", fd.number), "descriptors are mixed up");
+                }
+                self.batches += 1;
+                assert!(self.batches - self.acknowledged.min(self.batches) <= MAX_UNACKNOWLEDGED);
+            }
+            ServerFrame::Release(_) => {
+                assert!(!self.released, "released twice");
+                self.released = true;
+            }
+            _ => {}
+        }
+        self.to_taker.push_back((frame, fds));
+    }
+
+    fn giver_tells(&mut self, event: PredecessorEvent) {
+        match event {
+            PredecessorEvent::Failed(_) => {
+                assert!(!self.released, "failed, and nobody serves");
+                self.giver_over = true;
+            }
+            PredecessorEvent::TakenBack(_) => {
+                assert!(self.released, "taken back what was never given");
+                assert!(!self.settled, "taken back from one whose own successor may serve");
+                self.giver_over = true;
+                self.taken_back = true;
+            }
+            PredecessorEvent::Unknown(_) | PredecessorEvent::Departed => {
+                assert!(self.released, "gone without a release");
+                self.giver_over = true;
+            }
+            PredecessorEvent::Active | PredecessorEvent::Settled | PredecessorEvent::Stranded => {
+                assert!(self.released, "a successor serves that was given nothing");
+                self.settled |= event == PredecessorEvent::Settled;
+            }
+            PredecessorEvent::Progress(message) => assert!(message.len() <= MAX_TEXT),
+            PredecessorEvent::Transferred | PredecessorEvent::Ready => {
+                assert!(!self.released);
+                self.kept = 0;
+            }
+        }
+    }
+
+    fn taker_tells(&mut self, event: SuccessorEvent<Fd>) {
+        let gone = matches!(event, SuccessorEvent::Departed(_));
+        assert!(!self.taker_over || gone, "a successor's last event is followed by {event:?}");
+        match event {
+            SuccessorEvent::Offered(_, pidfd) => {
+                assert!(!self.serves);
+                self.taker_sees = pidfd.is_some();
+                self.taken.extend(pidfd);
+            }
+            SuccessorEvent::Batch(batch) => {
+                for (entry, fd) in batch {
+                    let name = entry.name.as_str();
+                    assert!(name == "forged" || name == format!("d{}", fd.number), "descriptors are mixed up");
+                    self.taken.push(fd);
+                }
+            }
+            SuccessorEvent::Complete(state) => self.keep(state),
+            SuccessorEvent::Released { state, release } => {
+                assert!(!self.serves && self.taker.has_everything(), "serves twice, or without everything");
+                assert!(release.is_some() || !self.giver_lives, "takes over from one that lives");
+                self.serves = true;
+                self.keep(state);
+            }
+            SuccessorEvent::Farewell(state) => {
+                assert!(self.serves);
+                self.keep(Some(state));
+            }
+            SuccessorEvent::Departed(_) | SuccessorEvent::Draining(_) => assert!(self.serves),
+            SuccessorEvent::Failed(_) => {
+                assert!(!self.serves, "a successor that serves fails");
+                self.taker_over = true;
+                assert!(self.taker.is_over());
+                // It must not serve what it received.
+                self.taken.clear();
+            }
+            SuccessorEvent::Hello(_) => {}
+        }
+    }
+
+    fn keep(&mut self, state: Option<Packet<Fd>>) {
+        self.taken.extend(state.map(|packet| packet.memfd));
+    }
+
+    fn check(&self) {
+        let giver_accepts = self.giver_lives && (!self.released || self.taken_back);
+        let taker_accepts = self.taker_lives && self.serves;
+        assert!(self.lied || !(giver_accepts && taker_accepts), "two generations accept");
+        if self.giver_over {
+            assert_eq!(self.giver.deadline(), None, "a predecessor that is over waits");
+        }
+        if self.taker.is_over() {
+            assert_eq!(self.taker.deadline(), None, "a successor that is over waits");
+        }
+        // Where the offer names no drain deadline in earnest, the successor has none either.
+        if let Some(deadline) = self.giver.deadline() {
+            assert!(deadline <= self.now + LONGEST, "a predecessor waits for ever");
+        }
+        let on_their_way: usize = self.to_taker.iter().map(|(_, fds)| fds.len()).sum();
+        let held = self.living.get() - on_their_way - self.taken.len();
+        let kept = if self.giver_over { 0 } else { self.kept };
+        assert!(held <= kept, "{held} descriptors are kept for nothing");
+    }
+
+    fn fd(&mut self) -> Fd {
+        self.living.set(self.living.get() + 1);
+        self.next_fd += 1;
+        Fd { number: self.next_fd, living: Rc::clone(&self.living) }
+    }
+
+    /// A state. The successor reads the schemas 0 and 1, or none.
+    fn packet(&mut self, schema: u8) -> Packet<Fd> {
+        Packet { info: info(u32::from(schema & 3)), memfd: self.fd() }
+    }
+}
+
+/// What is said fits a line, and is understood as it was meant.
+fn check_line<T: Frame + PartialEq + std::fmt::Debug>(frame: &T) {
+    let line = frame.to_line();
+    assert!(line.len() <= MAX_LINE, "a line of {} bytes", line.len());
+    assert_eq!(T::parse(line.trim_ascii_end()).as_ref(), Ok(frame));
+}
+
+fn duration(argument: u8) -> Duration {
+    Duration::from_millis([0, 1, 250, 1_000, 5_000, 10_000, 30_000, 3_600_000][usize::from(argument & 7)])
+}
+
+fn info(schema: u32) -> StateInfo {
+    StateInfo { length: 8, schema, codec: "raw".to_owned() }
+}
+
+fn entry(name: &str, index: u32, long: bool) -> Entry {
+    let name = Name::try_from(name.to_owned()).unwrap_or_else(|error| panic!("{error}"));
+    let addr = long.then(|| "\u{1}".repeat(300));
+    Entry { name, index, kind: Kind::TcpListener, addr, cookie: Some(u64::MAX), netns: None, file: None }
+}
+
+fn attempt() -> Attempt {
+    Attempt {
+        from: 1,
+        successor_pid: 1,
+        outcome: Outcome::Failed,
+        reason: None,
+        began_unix_ms: 1,
+        total_us: 1,
+        pause_us: None,
+    }
+}
+
+fn offer() -> Offer {
+    Offer {
+        protocol: 1,
+        generation: 3,
+        pid: 4100,
+        pidfd: true,
+        descriptors: 0,
+        batches: 0,
+        state: None,
+        path: None,
+        ready_timeout_ms: 60_000,
+        active_timeout_ms: 5_000,
+        drain_timeout_ms: 30_000,
+        history: vec![],
+    }
+}

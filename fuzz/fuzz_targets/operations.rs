@@ -1,0 +1,6 @@
+#![no_main]
+
+#[path = "../bodies/operations.rs"]
+mod operations;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| operations::run(data));

@@ -1,0 +1,245 @@
+//! How a service wants its handoffs: one configuration for both roles.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::socket::UnixCredentials;
+
+use crate::error::{Error, Result};
+use crate::protocol::Waits;
+
+/// A century. [`Duration::MAX`] added to a moment overflows.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The configuration of a service's handoffs. A path alone makes one with every default.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) peers: PeerPolicy,
+    pub(crate) mode: u32,
+    pub(crate) schemas: Vec<u32>,
+    pub(crate) strict: bool,
+    pub(crate) foreign_netns: bool,
+    pub(crate) cold_start: bool,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// How long each side waits for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// A cold start, for another process that is starting at the same path. 60 s.
+    pub lock: Duration,
+    /// The successor, for the predecessor's offer: encoding the state is in it. 60 s.
+    pub offer: Duration,
+    /// Either side, for the next step of the transfer. 10 s.
+    pub transfer: Duration,
+    /// The predecessor, for `ready`; each `progress` begins it anew. 60 s.
+    pub ready: Duration,
+    /// The successor, for `release` after its `ready`. 30 s.
+    pub release: Duration,
+    /// The predecessor, for `active` after its `release`. 5 s; then a silent successor is killed.
+    pub active: Duration,
+    /// How long the predecessor may drain, after which its successor no longer waits for its farewell. 30 s.
+    pub drain: Duration,
+    /// How long after `active` the predecessor goes on watching its successor, though it has drained: one that
+    /// crashes in its first moments is taken back from. A successor that stops or hands over in good order ends it
+    /// early. 1 s.
+    pub probation: Duration,
+    /// A successor that this process has started and that did not take the service, from SIGTERM to SIGKILL. 5 s.
+    pub end: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            lock: Duration::from_secs(60),
+            offer: Duration::from_secs(60),
+            transfer: Duration::from_secs(10),
+            ready: Duration::from_secs(60),
+            release: Duration::from_secs(30),
+            active: Duration::from_secs(5),
+            drain: Duration::from_secs(30),
+            probation: Duration::from_secs(1),
+            end: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Timeouts {
+    pub(crate) fn waits(&self) -> Waits {
+        Waits {
+            offer: self.offer.min(FOREVER),
+            transfer: self.transfer.min(FOREVER),
+            ready: self.ready.min(FOREVER),
+            release: self.release.min(FOREVER),
+            active: self.active.min(FOREVER),
+            drain: self.drain.min(FOREVER),
+            probation: self.probation.min(FOREVER),
+        }
+    }
+}
+
+impl Config {
+    /// A configuration for the control socket at `path`, with every default.
+    pub fn new(path: impl Into<PathBuf>) -> Config {
+        Config {
+            path: path.into(),
+            name: program_name(),
+            version: "unknown".to_owned(),
+            peers: PeerPolicy::default(),
+            mode: 0o600,
+            schemas: vec![0],
+            strict: false,
+            foreign_netns: false,
+            cold_start: true,
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    /// The service's name, for people. Default: the program's file name.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Config {
+        self.name = name.into();
+        self
+    }
+
+    /// The application's version, for people. Default: `unknown`.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Config {
+        self.version = version.into();
+        self
+    }
+
+    /// Who may be at the other end, in either role. Default: [`PeerPolicy::default`].
+    #[must_use]
+    pub fn peers(mut self, peers: PeerPolicy) -> Config {
+        self.peers = peers;
+        self
+    }
+
+    /// The permission bits of the control socket's path. Default: `0o600`. A policy that allows other users
+    /// needs bits that let them connect.
+    #[must_use]
+    pub fn mode(mut self, mode: u32) -> Config {
+        self.mode = mode;
+        self
+    }
+
+    /// The state schemas that this program reads. Default: 0 alone, which is also the schema of a
+    /// [`State`](crate::State) that says none. A predecessor whose snapshot has another one fails the handoff
+    /// before it gives anything up.
+    #[must_use]
+    pub fn schemas(mut self, schemas: impl IntoIterator<Item = u32>) -> Config {
+        self.schemas = schemas.into_iter().collect();
+        self
+    }
+
+    /// Whether a descriptor that was handed over and not taken is an error at `ready`. Default: a warning.
+    #[must_use]
+    pub fn strict(mut self, strict: bool) -> Config {
+        self.strict = strict;
+        self
+    }
+
+    /// Whether to accept sockets of another network namespace, which go silent when that namespace's last
+    /// process is gone. Default: no.
+    #[must_use]
+    pub fn allow_foreign_netns(mut self, allow: bool) -> Config {
+        self.foreign_netns = allow;
+        self
+    }
+
+    /// Whether `handoff_receive` starts the service anew where nobody runs it. Default: yes.
+    #[must_use]
+    pub fn cold_start(mut self, cold_start: bool) -> Config {
+        self.cold_start = cold_start;
+        self
+    }
+
+    /// How long each side waits for the other.
+    #[must_use]
+    pub fn timeouts(mut self, set: impl FnOnce(&mut Timeouts)) -> Config {
+        set(&mut self.timeouts);
+        self
+    }
+}
+
+impl From<&str> for Config {
+    fn from(path: &str) -> Config {
+        Config::new(path)
+    }
+}
+
+impl From<&Path> for Config {
+    fn from(path: &Path) -> Config {
+        Config::new(path)
+    }
+}
+
+impl From<PathBuf> for Config {
+    fn from(path: PathBuf) -> Config {
+        Config::new(path)
+    }
+}
+
+impl From<&PathBuf> for Config {
+    fn from(path: &PathBuf) -> Config {
+        Config::new(path)
+    }
+}
+
+/// Which processes may be at the other end of the control socket, by the user and group that the kernel
+/// reports (`SO_PEERCRED`, see `unix(7)`). Never by process id: across pid namespaces it reads 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPolicy {
+    own_user: bool,
+    root: bool,
+    uids: Vec<u32>,
+    gids: Vec<u32>,
+}
+
+impl Default for PeerPolicy {
+    /// This process's own effective user, and root.
+    fn default() -> PeerPolicy {
+        PeerPolicy { own_user: true, root: true, uids: Vec::new(), gids: Vec::new() }
+    }
+}
+
+impl PeerPolicy {
+    /// Nobody, until allowed.
+    pub fn nobody() -> PeerPolicy {
+        PeerPolicy { own_user: false, root: false, uids: Vec::new(), gids: Vec::new() }
+    }
+
+    /// Allows a user as well.
+    #[must_use]
+    pub fn allow_uid(mut self, uid: u32) -> PeerPolicy {
+        self.uids.push(uid);
+        self
+    }
+
+    /// Allows processes whose effective group is this one as well.
+    #[must_use]
+    pub fn allow_gid(mut self, gid: u32) -> PeerPolicy {
+        self.gids.push(gid);
+        self
+    }
+
+    pub(crate) fn check(&self, peer: &UnixCredentials) -> Result<()> {
+        let (uid, gid) = (peer.uid(), peer.gid());
+        let allowed = (self.own_user && uid == nix::unistd::geteuid().as_raw())
+            || (self.root && uid == 0)
+            || self.uids.contains(&uid)
+            || self.gids.contains(&gid);
+        if allowed { Ok(()) } else { Err(Error::PeerDenied { uid, gid }) }
+    }
+}
+
+fn program_name() -> String {
+    let program = std::env::args_os().next().map(PathBuf::from);
+    let name = program.as_deref().and_then(Path::file_name);
+    name.map_or_else(|| "unnamed".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,392 @@
+//! The predecessor's side of one handoff, without the waiting: what the blocking and the tokio calls share.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::channel::{Link, Point};
+use crate::control_socket;
+use crate::descriptor::{Attachment, application_name, describe, entry};
+use crate::error::{Error, Failure, Owner, Result};
+use crate::generation::{Arrival, Generation, Named, attempt};
+use crate::protocol::{
+    Cause, Gift, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits,
+};
+use crate::spawn::Spawned;
+use crate::state::State;
+use crate::sys::event::Poller;
+use crate::sys::{file, limits, process, socket};
+use crate::wire::{
+    self, Entry, ErrorCode, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, Outcome, Phase, Receive,
+};
+
+/// What a predecessor gives: named descriptors and a snapshot of its state.
+///
+/// The descriptors are lent: they stay open and in use here, since this process goes on serving, and takes the
+/// service back if its successor dies.
+#[derive(Debug, Default)]
+pub struct Offer<'fd> {
+    descriptors: VecDeque<(Entry, Attachment)>,
+    names: BTreeSet<Name>,
+    /// What `status` will show of them.
+    named: Named,
+    fds: Vec<BorrowedFd<'fd>>,
+    state: Option<State>,
+    /// The first thing that was wrong; it comes out when the offer is made.
+    error: Option<Error>,
+}
+
+impl<'fd> Offer<'fd> {
+    /// An offer of nothing.
+    pub fn new() -> Offer<'fd> {
+        Offer::default()
+    }
+
+    /// Adds a descriptor of any kind: a socket, a file, a pipe, anything. What it is, is the kernel's to say.
+    /// A name has 1 to 64 bytes, no control characters, and does not begin with `@`.
+    #[must_use]
+    pub fn descriptor(self, name: &str, fd: &'fd impl AsFd) -> Offer<'fd> {
+        self.group(name, [fd])
+    }
+
+    /// Adds several descriptors under one name, such as the sockets of an SO_REUSEPORT group or the
+    /// connections of a session table. The successor takes them in this order.
+    #[must_use]
+    pub fn group<T: AsFd + 'fd>(mut self, name: &str, fds: impl IntoIterator<Item = &'fd T>) -> Offer<'fd> {
+        if self.error.is_none() {
+            self.error = self.add(name, fds.into_iter().map(AsFd::as_fd)).err();
+        }
+        self
+    }
+
+    /// Adds the snapshot of the application's state.
+    #[must_use]
+    pub fn state(mut self, state: State) -> Offer<'fd> {
+        self.state = Some(state);
+        self
+    }
+
+    fn add(&mut self, name: &str, fds: impl Iterator<Item = BorrowedFd<'fd>>) -> Result<()> {
+        let name = application_name(name)?;
+        if !self.names.insert(name.clone()) {
+            return Err(Error::DuplicateName(name));
+        }
+        for (index, fd) in fds.enumerate() {
+            let facts = describe(fd).map_err(Error::io(format!("examine the descriptor \"{name}\"")))?;
+            let mut entry = entry(name.clone(), index as u32, facts);
+            entry.netns = socket::netns_cookie(fd).ok();
+            self.named.add(&entry);
+            self.descriptors.push_back((entry, Attachment::Lent(self.fds.len())));
+            self.fds.push(fd);
+        }
+        Ok(())
+    }
+
+    /// Takes the state out, to be encoded where that may take its time.
+    pub(crate) fn take_state(&mut self) -> Option<State> {
+        self.state.take()
+    }
+}
+
+/// The giving side of one handoff.
+#[derive(Debug)]
+pub(crate) struct Giving {
+    generation: Arc<Generation>,
+    link: Link<Predecessor<Attachment>>,
+    successor: Receive,
+    began: Instant,
+    timens: Option<u64>,
+    released: Option<Instant>,
+    pause: Option<Duration>,
+    over: bool,
+    held: Option<Milestone>,
+    /// The successor's process, where it is our child.
+    child: Option<Spawned>,
+}
+
+/// A point that a handoff has reached.
+#[derive(Debug)]
+pub(crate) enum Milestone {
+    Ready,
+    Active,
+    Departed,
+    Over(Failure),
+}
+
+/// How many descriptors may be in flight at once.
+pub(crate) const IN_FLIGHT: usize = MAX_BATCH * MAX_UNACKNOWLEDGED as usize;
+
+impl Giving {
+    pub(crate) fn new(generation: Arc<Generation>, arrival: Arrival) -> Result<Giving> {
+        let Arrival { channel, receive, pidfd, began, .. } = arrival;
+        let waits: Waits = generation.config.timeouts.waits();
+        let role = Predecessor::new(receive.clone(), waits, pidfd.is_some());
+        let mut link = Link::new(role, channel, pidfd).map_err(Error::io("watch the successor"))?;
+        // The background has heard it, before there was a link.
+        link.reach(Instant::now(), Point::AfterReceive, "receive");
+        tracing::info!(successor = receive.pid, version = %receive.version, "a successor asks for the service");
+        Ok(Giving {
+            generation,
+            link,
+            successor: receive,
+            began,
+            timens: file::time_namespace(),
+            released: None,
+            pause: None,
+            over: false,
+            held: None,
+            child: None,
+        })
+    }
+
+    pub(crate) fn successor(&self) -> &Receive {
+        &self.successor
+    }
+
+    pub(crate) fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+
+    pub(crate) fn poller(&self) -> &Arc<Poller> {
+        self.link.poller()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.link.deadline()
+    }
+
+    /// From here on the successor's process is ended and reaped if it does not take the service.
+    pub(crate) fn with_child(&mut self, child: Spawned) {
+        self.child = Some(child);
+    }
+
+    /// Makes the offer. Returns the table of lent descriptors, to be held until `Ready`.
+    pub(crate) fn offer<'fd>(
+        &mut self,
+        offer: Offer<'fd>,
+        snapshot: Option<Packet<OwnedFd>>,
+        control: BorrowedFd<'fd>,
+    ) -> Result<Vec<BorrowedFd<'fd>>> {
+        let Offer { mut descriptors, named, mut fds, error, .. } = offer;
+        error.map_or(Ok(()), Err)?;
+        let count = descriptors.len() + 1;
+        if count > MAX_DESCRIPTORS {
+            return Err(Error::TooManyDescriptors { count });
+        }
+        // Named first: where there is no room now, the next attempt finds it, since those who look make way.
+        self.generation.board().named = named;
+        // What is in flight counts against the sender's limit as well (ETOOMANYREFS).
+        make_room(count.min(IN_FLIGHT))?;
+
+        let facts = describe(control).map_err(Error::io("examine the control socket"))?;
+        descriptors.push_front((entry(Name::control(), 0, facts), Attachment::Lent(fds.len())));
+        fds.push(control);
+        let gift = Gift {
+            offer: self.announcement(),
+            pidfd: process::own_pidfd().ok().map(Attachment::from),
+            descriptors,
+            snapshot: snapshot.map(attach),
+        };
+        self.link.command(Command::Offer(Box::new(gift)));
+        Ok(fds)
+    }
+
+    fn announcement(&self) -> wire::Offer {
+        let timeouts = &self.generation.config.timeouts;
+        wire::Offer {
+            protocol: wire::PROTOCOL.negotiate(self.successor.protocol).unwrap_or(wire::PROTOCOL.max),
+            generation: self.generation.number,
+            pid: std::process::id(),
+            pidfd: false,
+            descriptors: 0,
+            batches: 0,
+            state: None,
+            path: self.generation.path_id,
+            ready_timeout_ms: millis(timeouts.ready),
+            active_timeout_ms: millis(timeouts.active),
+            drain_timeout_ms: millis(timeouts.drain),
+            history: self.generation.board().history.iter().cloned().collect(),
+        }
+    }
+
+    /// Releases: from here on, until this side is told otherwise, it does not accept.
+    pub(crate) fn release(&mut self, state: Option<Packet<OwnedFd>>) {
+        {
+            let mut board = self.generation.board();
+            board.accepting = false;
+            board.phase = Phase::Released;
+        }
+        self.generation.wake.raise();
+        self.released = Some(Instant::now());
+        let monotonic_us = process::monotonic().as_micros() as u64;
+        let state = state.map(attach);
+        self.link.command(Command::Release { state, monotonic_us, timens: self.timens });
+    }
+
+    pub(crate) fn draining(&mut self, connections: u64) {
+        self.link.command(Command::Draining(connections));
+    }
+
+    /// Says farewell: with the predecessor's own last states that nobody here has read, then with ours.
+    pub(crate) fn farewell(&mut self, state: Option<Packet<OwnedFd>>) {
+        let unread: Vec<_> = self.generation.board().farewells.drain(..).collect();
+        if !unread.is_empty() {
+            tracing::info!(count = unread.len(), "passing on farewells that this generation has not read");
+        }
+        let states = unread.into_iter().chain(state).map(attach);
+        self.link.command(Command::Farewell(states.collect()));
+    }
+
+    /// Whether this generation's own predecessor still has to say farewell.
+    pub(crate) fn awaits_predecessor(&self) -> bool {
+        self.generation.board().predecessor.is_some()
+    }
+
+    pub(crate) fn abort(&mut self, reason: &str) {
+        self.link.command(Command::Abort(ErrorCode::Application, reason.to_owned()));
+        while self.poll(&[]).is_some() {}
+    }
+
+    /// Gives up before release because of something on this side.
+    pub(crate) fn give_up(&mut self, error: Error) -> Failure {
+        self.abort(&error.to_string());
+        Failure::new(Owner::StillUs, error)
+    }
+
+    /// Sends what is queued. What happened in the meantime is kept for the next poll.
+    pub(crate) fn push(&mut self) {
+        self.held = self.held.take().or_else(|| self.poll(&[]));
+    }
+
+    /// Whether this process may exit: the farewell is said, and all of it is out.
+    pub(crate) fn is_done(&self) -> bool {
+        self.over && self.link.is_flushed()
+    }
+
+    /// Does all that can be done now. Returns the next milestone; `None`: wait, then ask again.
+    pub(crate) fn poll(&mut self, table: &[BorrowedFd<'_>]) -> Option<Milestone> {
+        if let Some(held) = self.held.take() {
+            return Some(held);
+        }
+        while let Some(event) = self.link.step(Instant::now(), table) {
+            if let Some(milestone) = self.note(event) {
+                return Some(milestone);
+            }
+        }
+        None
+    }
+
+    fn note(&mut self, event: Event) -> Option<Milestone> {
+        match event {
+            Event::Transferred => {
+                tracing::info!("the successor has everything, and initialises");
+                self.generation.board().phase = Phase::Initialising;
+                None
+            }
+            Event::Progress(message) => {
+                tracing::info!(%message, "the successor initialises");
+                if let Some(successor) = &mut self.generation.board().successor {
+                    successor.progress = Some(message);
+                }
+                None
+            }
+            Event::Ready => Some(Milestone::Ready),
+            Event::Active => {
+                self.pause = self.released.map(|released| released.elapsed());
+                tracing::info!(pause = ?self.pause, "the successor serves");
+                self.record(Outcome::Completed, None);
+                self.generation.board().phase = Phase::Draining;
+                Some(Milestone::Active)
+            }
+            Event::Stranded => {
+                tracing::error!(
+                    successor = self.successor.pid,
+                    "released to a successor that is silent and cannot be ended from here: it may be serving, so \
+                     this process must not; end that process by hand, and this one takes the service back"
+                );
+                self.generation.board().phase = Phase::Stranded;
+                None
+            }
+            Event::Settled => {
+                tracing::info!("the successor stops in good order, or hands over itself");
+                None
+            }
+            Event::Departed => {
+                self.over = true;
+                Some(Milestone::Departed)
+            }
+            Event::Failed(cause) => Some(self.end(Owner::StillUs, Outcome::Failed, cause)),
+            Event::TakenBack(cause) => Some(self.end(Owner::UsAgain, Outcome::TakenBack, cause)),
+            Event::Unknown(cause) => Some(self.end(Owner::Unknown, Outcome::Failed, cause)),
+        }
+    }
+
+    fn end(&mut self, owner: Owner, outcome: Outcome, cause: Cause) -> Milestone {
+        self.over = true;
+        self.record(outcome, Some(cause.to_string()));
+        match owner {
+            Owner::StillUs => tracing::warn!(%cause, "the handoff failed; this process went on serving"),
+            Owner::UsAgain => tracing::warn!(%cause, "the handoff failed; this process takes the service back"),
+            Owner::Unknown | Owner::Successor => {
+                tracing::error!(%cause, "the handoff failed, and nobody knows who serves");
+            }
+        }
+        if owner != Owner::Unknown {
+            self.resume();
+            self.end_child();
+        }
+        Milestone::Over(Failure::new(owner, Error::Handoff(cause)))
+    }
+
+    /// A child that did not take the service has no further use.
+    fn end_child(&mut self) {
+        if let Some(child) = self.child.take() {
+            child.end_in_background(self.generation.config.timeouts.end);
+        }
+    }
+
+    /// The control socket is this side's again.
+    fn resume(&self) {
+        let mut board = self.generation.board();
+        board.no_successor();
+        let released = !board.accepting;
+        board.accepting = !board.closed;
+        drop(board);
+        if released {
+            // The successor may have called listen, and would be named as the one that serves.
+            let _ = control_socket::listen(self.generation.listener.as_fd());
+        }
+        self.generation.wake.raise();
+    }
+
+    fn record(&self, outcome: Outcome, reason: Option<String>) {
+        let mut attempt = attempt(self.generation.number, self.successor.pid, self.began, outcome);
+        attempt.reason = reason.map(|reason| wire::shorten(&reason, wire::MAX_TEXT));
+        attempt.pause_us = self.pause.map(|pause| pause.as_micros() as u64);
+        self.generation.board().record(attempt);
+    }
+}
+
+impl Drop for Giving {
+    fn drop(&mut self) {
+        if !self.over && self.released.is_none() {
+            self.abort("the predecessor's application gave up");
+        }
+    }
+}
+
+fn attach(packet: Packet<OwnedFd>) -> Packet<Attachment> {
+    Packet { info: packet.info, memfd: packet.memfd.into() }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// See [`limits::make_room`].
+pub(crate) fn make_room(more: usize) -> Result<()> {
+    limits::make_room(more as u64)
+        .map_err(Error::io("read the limit of open files"))?
+        .map_err(|limits::TooFewFiles { needed, hard }| Error::TooFewFiles { needed, hard })
+}

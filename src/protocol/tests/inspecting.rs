@@ -1,0 +1,109 @@
+//! A connection before `receive`.
+
+use std::time::{Duration, Instant};
+
+use super::pair::receive;
+use crate::protocol::{Answer, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
+use crate::wire::{
+    Active, ClientFrame, ErrorCode, GetStatus, Help, MAX_SCHEMAS, MAX_TEXT, Receive, ServerFrame, Stop, Upgrade,
+    VersionRange, Watch, WireError,
+};
+
+fn answer(line: Result<ClientFrame, WireError>, busy_with: Option<u32>) -> Answer {
+    Inspector::new(Instant::now()).line(Instant::now(), line, busy_with)
+}
+
+fn said(answer: &Answer) -> (bool, Option<ErrorCode>) {
+    match answer {
+        Answer::Reply(ServerFrame::Failure(failure)) => (true, Some(failure.code)),
+        Answer::Close(ServerFrame::Failure(failure)) => (false, Some(failure.code)),
+        _ => (true, None),
+    }
+}
+
+#[test]
+fn questions_are_answered() {
+    assert!(matches!(answer(Ok(Help {}.into()), None), Answer::Reply(ServerFrame::HelpText(_))));
+    assert_eq!(answer(Ok(GetStatus {}.into()), None), Answer::Status);
+    assert_eq!(answer(Ok(receive().into()), None), Answer::Begin(receive()));
+}
+
+// M31
+#[test]
+fn what_is_not_offered_is_unsupported() {
+    for frame in [Watch {}.into(), Upgrade {}.into(), Stop {}.into()] {
+        assert_eq!(said(&answer(Ok(frame), None)), (true, Some(ErrorCode::Unsupported)));
+    }
+}
+
+// M33
+#[test]
+fn frames_of_a_handoff_wait_for_receive() {
+    assert_eq!(said(&answer(Ok(Active {}.into()), None)), (true, Some(ErrorCode::OutOfOrder)));
+}
+
+// M34, M35
+#[test]
+fn mistakes_are_told_and_a_broken_stream_is_closed() {
+    let malformed = WireError::Malformed("no".to_owned());
+    assert_eq!(said(&answer(Err(malformed), None)), (true, Some(ErrorCode::Malformed)));
+    assert_eq!(
+        said(&answer(Err(WireError::UnknownType("hop".to_owned())), None)),
+        (true, Some(ErrorCode::UnknownType))
+    );
+    assert_eq!(said(&answer(Err(WireError::TooLong), None)), (false, Some(ErrorCode::TooLong)));
+    assert_eq!(said(&answer(Err(WireError::StrayDescriptors), None)), (false, Some(ErrorCode::Descriptors)));
+    assert_eq!(said(&answer(Err(WireError::Truncated), None)), (false, Some(ErrorCode::Descriptors)));
+}
+
+// M41
+#[test]
+fn a_second_successor_is_told_who_is_first() {
+    let busy = answer(Ok(receive().into()), Some(4711));
+    assert_eq!(said(&busy), (false, Some(ErrorCode::Busy)));
+    assert!(matches!(busy, Answer::Close(ServerFrame::Failure(failure)) if failure.message.contains("4711")));
+}
+
+// M39
+#[test]
+fn a_successor_without_a_version_in_common_is_refused() {
+    let begins = |min, max| {
+        let protocol = VersionRange { min, max };
+        said(&answer(Ok(Receive { protocol, ..receive() }.into()), None))
+    };
+    assert_eq!(begins(1, 9), (true, None));
+    assert_eq!(begins(2, 9), (false, Some(ErrorCode::Version)));
+    assert_eq!(begins(0, 0), (false, Some(ErrorCode::Version)));
+}
+
+// M27
+#[test]
+fn a_receive_beyond_the_limits_is_refused() {
+    let begins = |schemas: usize, version: usize| {
+        let (schemas, version) = (vec![0; schemas], "x".repeat(version));
+        said(&answer(Ok(Receive { schemas, version, ..receive() }.into()), None)).1
+    };
+    assert_eq!(begins(MAX_SCHEMAS, MAX_TEXT), None);
+    assert_eq!(begins(MAX_SCHEMAS + 1, 1), Some(ErrorCode::Malformed));
+    assert_eq!(begins(1, MAX_TEXT + 1), Some(ErrorCode::Malformed));
+}
+
+// M37
+#[test]
+fn every_line_begins_the_quiet_limit_anew() {
+    let began = Instant::now();
+    let mut inspector = Inspector::new(began);
+    assert_eq!(inspector.deadline(), began + QUIET_LIMIT);
+    let later = began + Duration::from_secs(59);
+    inspector.line(later, Ok(GetStatus {}.into()), None);
+    assert_eq!(inspector.deadline(), later + QUIET_LIMIT);
+    assert_eq!(inspector.last_line(), later);
+    assert!(matches!(Inspector::timeout(), ServerFrame::Failure(failure) if failure.code == ErrorCode::Timeout));
+}
+
+#[test]
+fn one_that_makes_room_hears_why() {
+    let evicted = Inspector::evicted();
+    let names_the_cap = |message: &str| message.contains(&MAX_INSPECTORS.to_string());
+    assert!(matches!(evicted, ServerFrame::Failure(failure) if names_the_cap(&failure.message)));
+}

@@ -1,0 +1,84 @@
+//! A successor that this process starts itself: if it does not take the service, it is ended and reaped.
+
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::error::{Error, Result};
+use crate::sys::event::wait_readable;
+use crate::sys::process;
+
+/// A successor process that this one has started.
+///
+/// Nothing is inherited: it connects to the control socket like any other. Hand it to
+/// [`Successor::with_child`](crate::Successor::with_child) once it has connected, and it is ended and reaped if the
+/// handoff fails. Dropped, it is left to itself.
+#[derive(Debug)]
+pub struct Spawned(Child);
+
+impl Spawned {
+    /// Starts it. As long as the command has no `pre_exec`, the cost does not grow with this process: the standard
+    /// library then uses `posix_spawn(3)`.
+    ///
+    /// # Errors
+    ///
+    /// Where the program cannot be started: it does not exist, or is not executable.
+    pub fn start(command: &mut Command) -> Result<Spawned> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.spawn().map(Spawned).map_err(Error::io(format!("start {program}")))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Asks it to end (SIGTERM), kills it (SIGKILL) if it has not after `grace`, and reaps it. Blocks as long as
+    /// that takes.
+    ///
+    /// # Errors
+    ///
+    /// What `wait(2)` says.
+    pub fn end(mut self, grace: Duration) -> Result<ExitStatus> {
+        let ended = self.terminate(grace);
+        if !ended {
+            tracing::warn!(pid = self.pid(), "the successor does not end when asked to; killing it");
+            // It fails only for a process that is dead.
+            let _ = self.0.kill();
+        }
+        self.0.wait().map_err(Error::io("wait for the successor to end"))
+    }
+
+    /// Returns whether it was dead in time.
+    fn terminate(&self, grace: Duration) -> bool {
+        // The id is its own until it is reaped.
+        let Ok(pid) = i32::try_from(self.pid()) else { return false };
+        let Ok(pidfd) = process::pidfd_of(pid) else { return false };
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTERM);
+        let deadline = Instant::now().checked_add(grace);
+        while !process::is_dead(pidfd.as_fd()) {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return false;
+            }
+            if wait_readable(&[pidfd.as_fd()], deadline).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ends it on a thread of its own.
+    pub(crate) fn end_in_background(self, grace: Duration) {
+        let pid = self.pid();
+        let end = move || match self.end(grace) {
+            Ok(status) => tracing::info!(pid, %status, "ended the successor that did not take the service"),
+            Err(error) => tracing::error!(pid, %error, "cannot reap the successor"),
+        };
+        if let Err(error) = std::thread::Builder::new().name("fd-handoff-end".to_owned()).spawn(end) {
+            tracing::error!(pid, %error, "cannot end the successor");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Files: memfds and their seals, locks, and what a path leads to.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{FileStat, Mode, SFlag};
+
+use crate::wire::FileId;
+
+const SEALS: SealFlag =
+    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE).union(SealFlag::F_SEAL_SEAL);
+
+/// An empty memfd that can be sealed. See `memfd_create(2)`.
+pub(crate) fn memfd(name: &CStr) -> io::Result<File> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    Ok(File::from(fd))
+}
+
+/// Seals a memfd against every change, further seals included.
+pub(crate) fn seal(memfd: &File) -> io::Result<()> {
+    fcntl(memfd, FcntlArg::F_ADD_SEALS(SEALS))?;
+    Ok(())
+}
+
+/// Whether nobody can change what a mapping of `fd` shows, nor cut it short.
+pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> bool {
+    let needed = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_WRITE;
+    // Anything but a memfd answers EINVAL.
+    fcntl(fd, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(needed))
+}
+
+/// Maps a sealed memfd for reading.
+#[allow(unsafe_code)]
+pub(crate) fn map(memfd: &File) -> io::Result<memmap2::Mmap> {
+    // SAFETY: a file that shrinks or changes under a mapping is what makes this unsafe. The caller has seen
+    // the seals that forbid both, and a seal cannot be taken off.
+    unsafe { memmap2::Mmap::map(memfd) }
+}
+
+pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<FileStat> {
+    Ok(nix::sys::stat::fstat(fd)?)
+}
+
+pub(crate) fn kind_bits(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+}
+
+// The widths of st_dev and st_ino differ between architectures.
+#[allow(clippy::unnecessary_cast)]
+pub(crate) fn id(stat: &FileStat) -> FileId {
+    FileId { dev: stat.st_dev as u64, ino: stat.st_ino as u64 }
+}
+
+/// Opens a directory to reach names in it; nothing is read from it.
+pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::open(path, flags, Mode::empty())?)
+}
+
+/// What `name` in `directory` is, without following a symbolic link; nothing where there is nothing.
+pub(crate) fn stat_at(directory: BorrowedFd<'_>, name: &Path) -> io::Result<Option<FileStat>> {
+    match nix::sys::stat::fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(nix::errno::Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Sets the permission bits of `name` in `directory`, if they differ, without following a symbolic link.
+pub(crate) fn set_mode_at(directory: BorrowedFd<'_>, name: &Path, mode: u32) -> io::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = nix::fcntl::openat(directory, name, flags, Mode::empty())?;
+    let mode = Mode::from_bits_truncate(mode);
+    if Mode::from_bits_truncate(stat(file.as_fd())?.st_mode) == mode {
+        return Ok(());
+    }
+    // fchmod(2) refuses O_PATH, and fchmodat2(2) with a flag against links is new in Linux 6.6.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode.bits()))
+}
+
+pub(crate) fn rename_at(directory: BorrowedFd<'_>, from: &Path, to: &Path) -> io::Result<()> {
+    Ok(nix::fcntl::renameat(directory, from, directory, to)?)
+}
+
+pub(crate) fn unlink_at(directory: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
+    Ok(nix::unistd::unlinkat(directory, name, nix::unistd::UnlinkatFlags::NoRemoveDir)?)
+}
+
+/// Opens, and creates if need be, a lock file that only this user can open. It is never removed: removing
+/// a lock file lets two processes hold "the" lock.
+pub(crate) fn open_lock(directory: BorrowedFd<'_>, name: &Path) -> io::Result<File> {
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let fd = nix::fcntl::openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    Ok(File::from(fd))
+}
+
+/// Takes the lock of `flock(2)` if nobody holds it. Closing the file gives it back.
+#[allow(unsafe_code)]
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
+    // SAFETY: flock takes two integers, and the descriptor is borrowed from a live file.
+    let result = unsafe { nix::libc::flock(file.as_raw_fd(), nix::libc::LOCK_EX | nix::libc::LOCK_NB) };
+    if result == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
+}
+
+/// The inode of this process's time namespace; clocks of two namespaces cannot be compared.
+pub(crate) fn time_namespace() -> Option<u64> {
+    nix::sys::stat::stat("/proc/self/ns/time").ok().map(|stat| id(&stat).ino)
+}
+
+/// Takes ownership of a descriptor number that the kernel has just handed to the caller.
+#[allow(unsafe_code)]
+pub(super) fn own(fd: std::os::fd::RawFd) -> OwnedFd {
+    // SAFETY: only called inside `sys`, with a number that a system call has just returned as new.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

@@ -1,0 +1,7 @@
+//! One system call per function, and the only place for `unsafe`.
+
+pub(crate) mod event;
+pub(crate) mod file;
+pub(crate) mod limits;
+pub(crate) mod process;
+pub(crate) mod socket;

@@ -1,0 +1,4 @@
+//! Frames as text, and lines out of chunks.
+
+mod frames;
+mod reading;

@@ -1,0 +1,213 @@
+//! The example services as their users see them: real processes, started again with the same arguments.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// One process of an example. Killed, if a test fails before it has ended.
+struct Process {
+    child: Child,
+    ready: String,
+}
+
+impl Process {
+    /// Starts one, and returns once it serves.
+    fn start(example: &str, args: &[&str]) -> Process {
+        let mut child = Command::new(program(example)).args(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        assert!(ready.starts_with("ready generation="), "{ready:?}");
+        Process { child, ready }
+    }
+
+    fn word(&self, key: &str) -> &str {
+        self.ready.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap()
+    }
+
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.word("listen=")).unwrap()
+    }
+
+    fn ends_well(&mut self) {
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Cargo builds the examples beside the tests.
+fn program(example: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.parent().and_then(Path::parent).unwrap().join("examples").join(example);
+    assert!(program.exists(), "{} is not built: run cargo test, or cargo build --examples", program.display());
+    program
+}
+
+/// A directory for the control socket, and its path.
+fn place() -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock").to_str().unwrap().to_owned();
+    (directory, path)
+}
+
+#[cfg(all(feature = "tokio", feature = "bincode"))]
+mod http {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn start(listen: &str, control: &str, drain: &str) -> Process {
+        Process::start("http", &["--listen", listen, "--control", control, "--drain", drain])
+    }
+
+    /// A response: whether it closes the connection, and its numbers.
+    struct Answer {
+        closes: bool,
+        generation: u64,
+        requests: u64,
+    }
+
+    fn get(connection: &mut BufReader<TcpStream>) -> Answer {
+        connection.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut closes = false;
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            connection.read_line(&mut line).unwrap();
+            let line = line.trim().to_ascii_lowercase();
+            closes |= line == "connection: close";
+            length = line.strip_prefix("content-length: ").map_or(length, |value| value.parse().unwrap());
+            if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        connection.read_exact(&mut body).unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        Answer {
+            closes,
+            generation: body["generation"].as_u64().unwrap(),
+            requests: body["requests"].as_u64().unwrap(),
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_is_served_once_more_and_then_closed() {
+        let (_directory, control) = place();
+        let mut first = start("127.0.0.1:0", &control, "60000");
+        let mut kept = BufReader::new(first.connect());
+        assert!(!get(&mut kept).closes);
+
+        let second = start(first.word("listen="), &control, "60000");
+        assert_eq!((first.word("generation="), second.word("generation=")), ("1", "2"));
+        assert_eq!(get(&mut BufReader::new(second.connect())).generation, 2);
+        let last = get(&mut kept);
+        assert_eq!((last.generation, last.closes), (1, true));
+        assert_eq!(kept.read(&mut [0]).unwrap(), 0);
+        first.ends_well();
+
+        // What the first generation answered last is added as soon as its farewell is read.
+        let exact = (4..100).find(|asked| get(&mut BufReader::new(second.connect())).requests == *asked);
+        assert!(exact.is_some());
+    }
+
+    #[test]
+    fn the_drain_deadline_ends_what_is_left() {
+        let (_directory, control) = place();
+        let mut first = start("127.0.0.1:0", &control, "100");
+        let mut kept = BufReader::new(first.connect());
+        get(&mut kept);
+        let _second = start(first.word("listen="), &control, "100");
+        assert_eq!(kept.read(&mut [0]).unwrap(), 0);
+        first.ends_well();
+    }
+
+    #[test]
+    fn stopping_removes_the_control_socket() {
+        let (_directory, control) = place();
+        let mut only = start("127.0.0.1:0", &control, "100");
+        terminate(&only.child);
+        only.ends_well();
+        assert!(!Path::new(&control).exists());
+    }
+
+    /// It finishes the handoff, because its successor gets ready.
+    #[test]
+    fn a_service_that_is_told_to_stop_during_a_handoff_hands_over() {
+        let (_directory, control) = place();
+        let mut first = start("127.0.0.1:0", &control, "100");
+        let listen = first.word("listen=").to_owned();
+        let second = std::thread::scope(|scope| {
+            let second = scope
+                .spawn(|| Process::start("http", &["--listen", &listen, "--control", &control, "--slow-start", "500"]));
+            await_phase(&control, "initialising");
+            terminate(&first.child);
+            second.join().unwrap()
+        });
+        assert_eq!(second.word("generation="), "2");
+        first.ends_well();
+        assert_eq!(get(&mut BufReader::new(second.connect())).generation, 2);
+    }
+
+    /// Its successor does not get ready: then it stops.
+    #[test]
+    fn a_service_that_is_told_to_stop_during_a_handoff_that_fails_stops() {
+        let (_directory, control) = place();
+        let mut first = start("127.0.0.1:0", &control, "100");
+        let args = ["--listen", first.word("listen="), "--control", &control, "--slow-start", "600000"];
+        let mut second = Command::new(program("http")).args(args).spawn().unwrap();
+        await_phase(&control, "initialising");
+        terminate(&first.child);
+        second.kill().unwrap();
+        second.wait().unwrap();
+        first.ends_well();
+        assert!(!Path::new(&control).exists());
+    }
+
+    fn terminate(process: &Child) {
+        let pid = nix::unistd::Pid::from_raw(process.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+
+    /// Asks for the status until it shows this phase.
+    fn await_phase(control: &str, phase: &str) {
+        let mut connection = BufReader::new(UnixStream::connect(control).unwrap());
+        let mut line = String::new();
+        let wanted = format!("\"phase\":\"{phase}\"");
+        while !line.contains(&wanted) {
+            line.clear();
+            connection.get_mut().write_all(b"status\n").unwrap();
+            assert_ne!(connection.read_line(&mut line).unwrap(), 0, "the service is gone");
+        }
+    }
+}
+
+#[test]
+fn an_echo_connection_outlives_the_handoff() {
+    let (_directory, control) = place();
+    let echo = |connection: &mut TcpStream| {
+        connection.write_all(b"hello").unwrap();
+        let mut answer = [0; 5];
+        connection.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"hello");
+    };
+    let mut first = Process::start("echo", &["127.0.0.1:0", &control]);
+    let mut kept = first.connect();
+    echo(&mut kept);
+
+    let second = Process::start("echo", &[first.word("listen="), &control]);
+    assert_eq!(second.word("generation="), "2");
+    echo(&mut kept);
+    echo(&mut second.connect());
+    assert!(first.child.try_wait().unwrap().is_none(), "it still has a connection");
+    drop(kept);
+    first.ends_well();
+}

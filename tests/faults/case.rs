@@ -1,0 +1,312 @@
+//! One row: a handoff under load, with a fault in it.
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use serde_json::Value;
+
+use crate::load::{self, Answer, CLIENTS, Load, Miss, Sample};
+use crate::process::{Check, Place, Process, Program, require, until};
+use crate::rows::{Count, Fault, Loss, Row, Side, Then};
+
+/// How many requests show that it goes on.
+const SOME: u64 = 20;
+
+/// What was seen where all is well.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) answered: usize,
+    pub(crate) refused: usize,
+    pub(crate) lost: usize,
+}
+
+/// The two processes of the handoff.
+struct Pair {
+    row: Row,
+    place: Place,
+    predecessor: Process,
+    successor: Process,
+}
+
+pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
+    let mut predecessor =
+        Process::start(&place, predecessor_timeouts(&row), order(&row, Side::Predecessor).as_deref())?;
+    place.listen = predecessor.serves()?.listen;
+    let descriptors = predecessor.descriptors();
+    let load = Load::start(&place);
+    load.goes_on(SOME)?;
+    let before = load.answered();
+
+    let successor = Process::start(&place, successor_timeouts(&row), order(&row, Side::Successor).as_deref())?;
+    let mut pair = Pair { row, place: place.clone(), predecessor, successor };
+    pair.strike(&load)?;
+    let generation = pair.settle()?;
+    let owner = pair.owner();
+    load.goes_on(SOME)?;
+    let samples = load.stop();
+    let pids = (pair.predecessor.pid(), pair.successor.pid());
+    let (mut survivor, other) = pair.split();
+    drop(other);
+
+    let seen = check_losses(&row, &samples)?;
+    let last = load::ask(&place)?;
+    if place.program == Program::Http {
+        require(last.pid == owner && last.generation == generation, || format!("{owner} was to answer, not {last:?}"))?;
+        check_owner(&row, pids, &samples)?;
+        check_order(&row, pids, &samples)?;
+        check_count(&row, before, &samples, last)?;
+    }
+    let status = place.status()?;
+    require(status["pid"] == owner && status["generation"] == generation, || {
+        format!("{owner} was to serve: {status}")
+    })?;
+    until("the survivor has as many descriptors as before", || {
+        (survivor.descriptors().len() == descriptors.len()).then_some(())
+    })
+    .map_err(|error| format!("{error}: {:?} instead of {descriptors:?}", survivor.descriptors()))?;
+    match place.program {
+        Program::Http => hand_over(&place, &mut survivor, last)?,
+        Program::Echo => hand_over_without_count(&row, &place, &mut survivor, generation)?,
+    }
+    Ok(seen)
+}
+
+fn order(row: &Row, side: Side) -> Option<String> {
+    (row.side == side).then(|| row.order())
+}
+
+/// Short where the predecessor has to notice that its successor has stopped; long where it has to outlive its drain.
+fn predecessor_timeouts(row: &Row) -> &'static str {
+    match (row.side, row.fault) {
+        (Side::Successor, Fault::Stop) => "transfer=1000,ready=1000,active=1000",
+        (Side::Successor, _) => "probation=20000",
+        (Side::Predecessor, Fault::Stop) => "drain=1000",
+        (Side::Predecessor, _) => "",
+    }
+}
+
+fn successor_timeouts(row: &Row) -> &'static str {
+    match (row.side, row.fault) {
+        (Side::Predecessor, Fault::Stop) => "offer=1000,transfer=1000,release=1000",
+        _ => "",
+    }
+}
+
+impl Pair {
+    /// Waits for the fault, and where it is a stop, until the other side has noticed; then lets it go on.
+    fn strike(&mut self, load: &Load) -> Check {
+        let faulty = match self.row.side {
+            Side::Predecessor => &mut self.predecessor,
+            Side::Successor => &mut self.successor,
+        };
+        match self.row.fault {
+            Fault::Kill => {
+                let status = faulty.ended()?;
+                require(matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)), || format!("{status:?}"))
+            }
+            Fault::Exit => faulty.ended_well(),
+            Fault::Abort => Ok(()),
+            Fault::Stop => {
+                faulty.stopped()?;
+                self.wait_for_deadline(load)?;
+                self.faulty().signal(Signal::SIGCONT);
+                Ok(())
+            }
+        }
+    }
+
+    fn faulty(&self) -> &Process {
+        if self.row.side == Side::Predecessor { &self.predecessor } else { &self.successor }
+    }
+
+    fn wait_for_deadline(&mut self, load: &Load) -> Check {
+        match (self.row.side, self.row.then) {
+            // Nobody waits for one that has not said what it wants.
+            _ if self.row.leaves_no_trace() => load.goes_on(10 * SOME),
+            (Side::Predecessor, Then::Predecessor) => self.successor_failed(),
+            (Side::Predecessor, _) => {
+                self.successor_serves(2)?;
+                until("the successor waits no longer", || {
+                    let status = self.place.status().ok()?;
+                    (status["generation"] == 2 && status["predecessor"].is_null()).then_some(())
+                })
+            }
+            (Side::Successor, Then::Predecessor) => {
+                until("the predecessor waits no longer", || self.place.status().ok().filter(has_failed).map(drop))
+            }
+            (Side::Successor, Then::Fenced) => {
+                let status = self.successor.ended()?;
+                require(matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)), || format!("{status:?}"))
+            }
+            (Side::Successor, _) => self.predecessor.ended_well(),
+        }
+    }
+
+    /// Waits until it is over, and returns the generation that serves.
+    fn settle(&mut self) -> Check<u64> {
+        match self.row.then {
+            Then::Predecessor | Then::Fenced => {
+                if !(self.row.side == Side::Successor && self.row.dies() || self.row.then == Then::Fenced) {
+                    self.successor_failed()?;
+                }
+                self.predecessor_serves()?;
+                Ok(1)
+            }
+            Then::Successor | Then::Orphan => {
+                let stopped_late = self.row.side == Side::Predecessor && self.row.fault == Fault::Stop;
+                if !stopped_late {
+                    self.successor_serves(2)?;
+                }
+                if !(self.row.side == Side::Predecessor && self.row.dies()) {
+                    self.predecessor.ended_well()?;
+                }
+                Ok(2)
+            }
+            Then::Anew => self.successor_serves(1).map(|()| 1),
+        }
+    }
+
+    fn predecessor_serves(&self) -> Check {
+        let no_trace = self.row.leaves_no_trace() && self.row.dies();
+        until("the predecessor says that it serves", || {
+            let status = self.place.status().ok()?;
+            let serves = status["phase"] == "serving" && status["generation"] == 1 && status["successor"].is_null();
+            (serves && (no_trace || has_failed(&status))).then_some(())
+        })
+    }
+
+    fn successor_serves(&mut self, generation: u64) -> Check {
+        let found = self.successor.serves()?.generation;
+        require(found == generation, || format!("the successor is generation {found}, not {generation}"))
+    }
+
+    fn successor_failed(&mut self) -> Check {
+        let status = self.successor.ended()?;
+        require(matches!(status, WaitStatus::Exited(_, 1)), || format!("the successor was to fail: {status:?}"))
+    }
+
+    fn survivor_is_predecessor(&self) -> bool {
+        matches!(self.row.then, Then::Predecessor | Then::Fenced)
+    }
+
+    fn owner(&self) -> i32 {
+        if self.survivor_is_predecessor() { self.predecessor.pid() } else { self.successor.pid() }
+    }
+
+    /// The survivor and the other.
+    fn split(self) -> (Process, Process) {
+        if self.survivor_is_predecessor() {
+            (self.predecessor, self.successor)
+        } else {
+            (self.successor, self.predecessor)
+        }
+    }
+}
+
+fn has_failed(status: &Value) -> bool {
+    let last = status["history"].as_array().and_then(|history| history.last());
+    last.is_some_and(|attempt| attempt["outcome"] == "failed" || attempt["outcome"] == "taken_back")
+}
+
+fn check_losses(row: &Row, samples: &[Sample]) -> Check<Seen> {
+    let refused = samples.iter().filter(|sample| matches!(sample.result, Err(Miss::Refused))).count();
+    let lost: Vec<&Sample> = samples.iter().filter(|sample| matches!(sample.result, Err(Miss::Lost(_)))).collect();
+    let most = match row.loss {
+        Loss::None => 0,
+        Loss::Held => CLIENTS,
+        Loss::Outage => usize::MAX,
+    };
+    require(refused == 0 || row.loss == Loss::Outage, || format!("{refused} requests were refused"))?;
+    require(lost.len() <= most, || format!("{} requests were lost: {:?}", lost.len(), lost.first()))?;
+    Ok(Seen { answered: samples.len() - refused - lost.len(), refused, lost: lost.len() })
+}
+
+/// After the first answer on a new connection from whoever is next, nobody before it answers one any more.
+fn check_owner(row: &Row, (predecessor, successor): (i32, i32), samples: &[Sample]) -> Check {
+    let fresh = samples.iter().filter(|sample| sample.fresh);
+    let fresh: Vec<(&Sample, i32)> =
+        fresh.filter_map(|sample| Some((sample, sample.result.as_ref().ok()?.pid))).collect();
+    let stranger = fresh.iter().find(|(_, pid)| ![predecessor, successor].contains(pid));
+    require(stranger.is_none(), || format!("a stranger has answered: {stranger:?}"))?;
+    if row.count == Count::Own {
+        // The service went there and back; the order of each client's answers is all that can be looked at.
+        return Ok(());
+    }
+    let has_passed = !matches!(row.then, Then::Predecessor | Then::Fenced);
+    let first = fresh.iter().filter(|(_, pid)| *pid == successor).map(|(sample, _)| sample.ended).min();
+    require(has_passed == first.is_some(), || format!("answers of the successor: {first:?}"))?;
+    let late =
+        fresh.iter().find(|(sample, pid)| *pid == predecessor && first.is_some_and(|first| sample.began > first));
+    require(late.is_none(), || format!("the predecessor has answered a new connection: {late:?}"))
+}
+
+/// Each client sees the service pass as it has passed, and never go back and forth.
+fn check_order(row: &Row, (predecessor, successor): (i32, i32), samples: &[Sample]) -> Check {
+    for client in 0..CLIENTS {
+        let answers = samples.iter().filter(|sample| sample.client == client && sample.fresh);
+        let mut pids: Vec<i32> = answers.filter_map(|sample| Some(sample.result.as_ref().ok()?.pid)).collect();
+        pids.dedup();
+        let fits = match row.count {
+            Count::Own => {
+                [predecessor, successor, predecessor].windows(pids.len()).any(|seen| seen == pids)
+                    || pids == [predecessor]
+            }
+            _ => pids.len() <= 2,
+        };
+        require(fits, || format!("client {client} was answered by {pids:?}"))?;
+    }
+    Ok(())
+}
+
+/// `before` requests had been answered when the successor was started.
+fn check_count(row: &Row, before: u64, samples: &[Sample], last: Answer) -> Check {
+    let answers: Vec<Answer> = samples.iter().filter_map(|sample| sample.result.as_ref().ok().copied()).collect();
+    if row.count == Count::Exact {
+        let all = answers.len() as u64 + 1;
+        return require(last.requests == all, || format!("{} counted, {all} answered", last.requests));
+    }
+    let mut own: Vec<u64> =
+        answers.iter().filter(|answer| answer.pid == last.pid).map(|answer| answer.requests).collect();
+    own.push(last.requests);
+    own.sort_unstable();
+    let first = own[0];
+    let gapless = own.iter().zip(first..).all(|(found, expected)| *found == expected);
+    require(gapless, || format!("the survivor's own count has gaps: {own:?}"))?;
+    let others = answers.iter().filter(|answer| answer.pid != last.pid).count() as u64;
+    let inherited = first - 1;
+    let fits = match row.count {
+        Count::Own => gapless,
+        Count::Anew => inherited == 0,
+        // What the dead one had answered and could not tell, and had counted and could not answer.
+        _ => (before..=others + CLIENTS as u64).contains(&inherited),
+    };
+    require(fits, || format!("began at {inherited}; {before} before the handoff, {others} in all"))
+}
+
+/// Whoever has survived can still be replaced, without a fault, and its count goes on.
+fn hand_over(place: &Place, survivor: &mut Process, last: Answer) -> Check {
+    let mut next = Process::start(place, "", None)?;
+    let generation = next.serves()?.generation;
+    require(generation == last.generation + 1, || format!("generation {generation} follows {last:?}"))?;
+    let answer = load::ask(place)?;
+    let fits = answer.pid == next.pid() && answer.requests == last.requests + 1;
+    require(fits, || format!("{answer:?} follows {last:?}"))?;
+    next.signal(Signal::SIGTERM);
+    next.ended_well().map_err(|error| format!("the next generation: {error}"))?;
+    survivor.ended_well().map_err(|error| format!("the survivor, replaced: {error}"))?;
+    require(!place.control.exists(), || "the control socket is left over".to_owned())
+}
+
+/// As above, for a service that counts nothing, and that SIGTERM merely ends.
+fn hand_over_without_count(row: &Row, place: &Place, survivor: &mut Process, generation: u64) -> Check {
+    let mut next = Process::start(place, "", None)?;
+    let found = next.serves()?.generation;
+    require(found == generation + 1, || format!("generation {found} follows {generation}"))?;
+    load::ask(place)?;
+    if predecessor_timeouts(row).contains("probation") && matches!(row.then, Then::Predecessor) {
+        // It watches its successor, and serves again when that is gone.
+        next.signal(Signal::SIGKILL);
+        next.ended()?;
+        return load::ask(place).map(drop);
+    }
+    survivor.ended_well().map_err(|error| format!("the survivor, replaced: {error}"))
+}

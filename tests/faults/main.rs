@@ -1,0 +1,172 @@
+//! Faults in real processes: at every step of a handoff under load, either side dies, exits, stops or gives up.
+//!
+//! ```text
+//! cargo test --features fault-injection --test faults
+//! FD_HANDOFF_WRITE=1 cargo test --features fault-injection --test faults    # writes docs/fault-matrix.md
+//! FD_HANDOFF_ROWS='release kill' cargo test ...                             # the rows that have this in their order
+//! FD_HANDOFF_ROWS=soak cargo test ...                                       // many handoffs in a row alone
+//! ```
+//!
+//! This program is the service as well, so that one build has both.
+
+mod case;
+#[path = "../../examples/echo.rs"]
+mod echo;
+#[path = "../../examples/http.rs"]
+mod http;
+mod load;
+mod process;
+mod rows;
+mod soak;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use case::Seen;
+use clap::Parser;
+use process::{Check, Place, Program};
+use rows::Row;
+
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fault-matrix.md");
+/// How many rows run at once: most of them wait for a deadline most of the time.
+const AT_ONCE: usize = 4;
+const PROGRAMS: [Program; 2] = [Program::Http, Program::Echo];
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    match args.next().as_deref() {
+        Some("http") => ended(serve()),
+        Some("echo") => ended(echo::run(args)),
+        // What test runners ask of every test program; nothing here is ignored.
+        Some("--list" | "--ignored") => ExitCode::SUCCESS,
+        _ => test(),
+    }
+}
+
+/// The service, in a process of its own.
+#[tokio::main(worker_threads = 2)]
+async fn serve() -> Result<(), http::Error> {
+    http::run(http::Args::parse_from(std::env::args_os().skip(1))).await
+}
+
+fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the service failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> ExitCode {
+    let began = Instant::now();
+    let wanted = std::env::var("FD_HANDOFF_ROWS").unwrap_or_default();
+    let all = PROGRAMS.into_iter().flat_map(|program| rows::of(program).into_iter().map(move |row| (program, row)));
+    let rows: Vec<(Program, Row)> = all.filter(|(_, row)| row.line().contains(&wanted)).collect();
+    let results = run_all(&rows);
+    for ((program, row), result) in rows.iter().zip(&results) {
+        println!("| {program:?} {} {}", row.line(), shown(result));
+    }
+    let failed = results.iter().filter(|result| result.is_err()).count();
+    println!("{} rows, {failed} failed, {:.0} s", rows.len(), began.elapsed().as_secs_f64());
+    let soaked = if wanted.is_empty() || wanted == "soak" { soak() } else { Ok(()) };
+    if let Err(error) = &soaked {
+        println!("many handoffs in a row: FAILED: {error}");
+    }
+    let documented = if wanted.is_empty() && failed == 0 { document() } else { Ok(()) };
+    if let Err(error) = &documented {
+        println!("{error}");
+    }
+    if failed == 0 && soaked.is_ok() && documented.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn shown(result: &Check<Seen>) -> String {
+    match result {
+        Ok(Seen { answered, refused, lost }) => format!("ok: {answered} answered, {refused} refused, {lost} lost |"),
+        Err(error) => format!("FAILED: {error} |"),
+    }
+}
+
+/// Runs the rows, several at once, and returns their results in order.
+fn run_all(rows: &[(Program, Row)]) -> Vec<Check<Seen>> {
+    let next = Mutex::new(0..rows.len());
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(number) = take(&next) {
+                    let result = run(number, rows[number]);
+                    results.lock().expect("no row panics").push((number, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().expect("no row panics");
+    results.sort_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn take(numbers: &Mutex<std::ops::Range<usize>>) -> Option<usize> {
+    numbers.lock().expect("no row panics").next()
+}
+
+fn run(number: usize, (program, row): (Program, Row)) -> Check<Seen> {
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let place = place(program, number, directory.path());
+    let result = case::run(row, place.clone());
+    result.map_err(|error| with_log(&error, &place))
+}
+
+fn with_log(error: &str, place: &Place) -> String {
+    let log = std::fs::read_to_string(&place.log).unwrap_or_default();
+    format!("{error}\n{log}")
+}
+
+/// An address of its own, from which no client connects: nobody else can have the port while nobody listens.
+fn place(program: Program, number: usize, directory: &Path) -> Place {
+    let listen = SocketAddr::from(([127, 77, (number / 250) as u8, (number % 250 + 1) as u8], 0));
+    Place { program, listen, control: directory.join("http.sock"), log: directory.join("log") }
+}
+
+fn soak() -> Check {
+    let began = Instant::now();
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let place = place(Program::Http, 250 * 250, directory.path());
+    let done = soak::run(place.clone()).map_err(|error| with_log(&error, &place));
+    let soak::Summary { completed, failed, answered } = done?;
+    let took = began.elapsed().as_secs_f64();
+    println!("{completed} handoffs and {failed} that failed in a row: {answered} answered, 0 lost, {took:.0} s");
+    Ok(())
+}
+
+/// Writes the table, or compares it with what is written.
+fn document() -> Check {
+    let text = table();
+    if std::env::var_os("FD_HANDOFF_WRITE").is_some() {
+        return std::fs::write(DOCUMENT, text).map_err(|error| format!("cannot write {DOCUMENT}: {error}"));
+    }
+    let found = std::fs::read_to_string(DOCUMENT).unwrap_or_default();
+    process::require(found == text, || format!("{DOCUMENT} is not what this test does: run it with FD_HANDOFF_WRITE=1"))
+}
+
+fn table() -> String {
+    let mut text = include_str!("fault-matrix.md").to_owned();
+    for program in PROGRAMS {
+        text.push_str(match program {
+            Program::Http => "\n## examples/http.rs: on tokio, with state\n\n",
+            Program::Echo => "\n## examples/echo.rs: blocking, without state\n\n",
+        });
+        text.push_str(
+            "| side | point | fault | serves then | requests lost | count |\n| --- | --- | --- | --- | --- | --- |\n",
+        );
+        for row in rows::of(program) {
+            text.push_str(&row.line());
+            text.push('\n');
+        }
+    }
+    text
+}

@@ -1,0 +1,214 @@
+//! The predecessor's end of a connection: its link, and its application.
+
+use fd_handoff::protocol::{
+    Answer, Gift, Input, Inspector, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role,
+};
+use fd_handoff::wire::{ClientFrame, Entry, ErrorCode, Kind, Name, Offer, PROTOCOL, Ready, Received, StateInfo};
+
+use crate::mistake::Mistake;
+use crate::setting::Setting;
+use crate::world::{BASE, Fd, Giver, Giving, LISTENERS, Life, PIDFD, Side, WAITS, World, now, promise};
+
+impl World {
+    /// A predecessor's machine that has released.
+    pub(crate) fn released() -> Giver {
+        let setting = Setting { faults: 0, ..crate::PAIR };
+        let mut world = World::new(&setting);
+        world.connect(&setting, 1);
+        world.calls[0].giver = Some(0);
+        world.answer(&setting, 0, 0);
+        world.offer(&setting, 0, 0);
+        let giver = world.calls[0].predecessor.take();
+        let mut giver = giver.expect("the handoff has begun");
+        let ready = [ClientFrame::from(Received { batch: 0 }), Ready {}.into()];
+        ready.into_iter().for_each(|frame| giver.handle(*BASE, Input::Frame(frame, vec![])));
+        let release = PredecessorCommand::Release { state: None, monotonic_us: 0, timens: None };
+        giver.handle(*BASE, Input::Command(release));
+        while giver.poll_output().is_some() {}
+        giver
+    }
+
+    /// Hands one thing to the predecessor's machine, and does what it wants done.
+    pub(crate) fn tell_giver(&mut self, setting: &Setting, k: usize, input: Input<Giver>) {
+        let mut input = Some(input);
+        while let Some(next) = input.take() {
+            let Some(role) = &mut self.calls[k].predecessor else { return };
+            role.handle(now(role.deadline(), &next), next);
+            while let Some(output) = self.calls[k].predecessor.as_mut().and_then(Role::poll_output) {
+                match output {
+                    Output::Send(frame, fds) if self.calls[k].successor.is_some() => {
+                        self.calls[k].to_taker.push_back((frame, fds));
+                    }
+                    Output::Send(..) => {}
+                    Output::Event(event) => self.giver_event(setting, k, &event),
+                    Output::Fence => input = Some(self.fence(setting, k)),
+                }
+            }
+        }
+    }
+
+    fn fence(&mut self, setting: &Setting, k: usize) -> Input<Giver> {
+        if setting.makes(Mistake::TakesBackUnfenced) {
+            return Input::Died;
+        }
+        match self.kill(setting, k) {
+            true if setting.makes(Mistake::CallsTheFencedDead) => Input::Died,
+            false if setting.makes(Mistake::CallsTheUnfencedDead) => Input::Died,
+            taken => Input::Fenced(taken),
+        }
+    }
+
+    fn giver_event(&mut self, setting: &Setting, k: usize, event: &PredecessorEvent) {
+        let Some(giver) = self.calls[k].giver else { return };
+        match event {
+            PredecessorEvent::Ready => self.calls[k].giving = Giving::Ready,
+            PredecessorEvent::Active => {
+                self.processes[giver].accepting = false;
+                self.calls[k].giving = Giving::Draining;
+            }
+            PredecessorEvent::Failed(_) => self.resume(setting, k, giver),
+            PredecessorEvent::TakenBack(_) => {
+                let taker = &self.processes[self.calls[k].taker];
+                if taker.settled || taker.stopped {
+                    self.broke(promise::SETTLED);
+                }
+                self.resume(setting, k, giver);
+            }
+            PredecessorEvent::Unknown(_) => {
+                if setting.pidfds {
+                    self.broke(promise::SERVED);
+                }
+                self.die(giver);
+            }
+            PredecessorEvent::Departed => {
+                let taker = &self.processes[self.calls[k].taker];
+                if setting.pidfds && taker.life == Life::Dead && !taker.settled {
+                    self.broke(promise::SERVED);
+                }
+                self.leave(setting, giver);
+            }
+            PredecessorEvent::Transferred
+            | PredecessorEvent::Progress(_)
+            | PredecessorEvent::Stranded
+            | PredecessorEvent::Settled => {}
+        }
+    }
+
+    /// The service is this process's, still or again.
+    fn resume(&mut self, setting: &Setting, k: usize, giver: usize) {
+        self.processes[giver].accepting |= !setting.makes(Mistake::StaysOutAfterFailure);
+        self.calls[k].close(Side::Giver);
+    }
+
+    /// Reads the first line of a connection, as `reception` does.
+    pub(crate) fn answer(&mut self, setting: &Setting, k: usize, giver: usize) {
+        let Some((frame, _)) = self.calls[k].to_giver.pop_front() else { return };
+        let ours = self.calls.iter().find(|call| call.gives(giver));
+        let busy_with = match ours {
+            Some(call) => Some(call.taker as u32),
+            None if self.processes[giver].accepting => None,
+            None => Some(giver as u32),
+        };
+        let told = busy_with.filter(|_| !setting.makes(Mistake::IsNeverBusy));
+        match Inspector::new(*BASE).line(*BASE, Ok(frame), told) {
+            Answer::Begin(receive) => {
+                if busy_with.is_some() {
+                    self.broke(promise::BUSY);
+                }
+                // Whoever hands over is not to be succeeded by its predecessor as well: two would take over.
+                if !setting.makes(Mistake::HandsOverUnsettled) {
+                    self.settle(setting, giver);
+                }
+                let call = &mut self.calls[k];
+                call.giving = Giving::Requested;
+                call.giver_ear.pidfd = setting.pidfds;
+                call.predecessor = Some(Predecessor::new(receive, WAITS, setting.pidfds));
+            }
+            Answer::Close(frame) | Answer::Reply(frame) => {
+                if self.calls[k].successor.is_some() {
+                    self.calls[k].to_taker.push_back((frame, vec![]));
+                }
+                self.calls[k].close(Side::Giver);
+            }
+            Answer::Status => {}
+        }
+    }
+
+    pub(crate) fn offer(&mut self, setting: &Setting, k: usize, giver: usize) {
+        let snapshot = packet(self.processes[giver].knows);
+        self.calls[k].giving = Giving::Offered;
+        let descriptors = LISTENERS.map(|(name, fd)| (entry(name), fd)).into();
+        let pidfd = setting.pidfds.then_some(PIDFD);
+        let gift = Gift { offer: announcement(giver), pidfd, descriptors, snapshot: Some(snapshot) };
+        self.command_giver(setting, k, PredecessorCommand::Offer(Box::new(gift)));
+    }
+
+    pub(crate) fn stop_accepting(&mut self, setting: &Setting, k: usize, giver: usize) {
+        self.processes[giver].accepting = setting.makes(Mistake::ReleasesBeforeItStops);
+        self.processes[giver].knows |= update_before_release(giver);
+        self.calls[k].giving = Giving::Stopped;
+    }
+
+    pub(crate) fn release(&mut self, setting: &Setting, k: usize, giver: usize) {
+        let knows = self.processes[giver].knows;
+        self.committed = knows;
+        self.calls[k].giving = Giving::Released;
+        let state = Some(packet(knows));
+        self.command_giver(setting, k, PredecessorCommand::Release { state, monotonic_us: 0, timens: None });
+    }
+
+    pub(crate) fn count(&mut self, setting: &Setting, k: usize) {
+        self.calls[k].giving = Giving::Counting;
+        self.command_giver(setting, k, PredecessorCommand::Draining(1));
+    }
+
+    pub(crate) fn farewell(&mut self, setting: &Setting, k: usize, giver: usize) {
+        self.processes[giver].knows |= update_before_farewell(giver);
+        self.calls[k].giving = Giving::Parting;
+        let states = vec![packet(self.processes[giver].knows)];
+        self.command_giver(setting, k, PredecessorCommand::Farewell(states));
+    }
+
+    pub(crate) fn abort_giving(&mut self, setting: &Setting, k: usize) {
+        let reason = "the predecessor's application gave up".to_owned();
+        self.command_giver(setting, k, PredecessorCommand::Abort(ErrorCode::Application, reason));
+    }
+
+    fn command_giver(&mut self, setting: &Setting, k: usize, command: PredecessorCommand<Fd>) {
+        self.tell_giver(setting, k, Input::Command(command));
+    }
+}
+
+fn update_before_release(who: usize) -> u8 {
+    1 << (2 * who)
+}
+
+fn update_before_farewell(who: usize) -> u8 {
+    2 << (2 * who)
+}
+
+fn packet(memfd: Fd) -> Packet<Fd> {
+    Packet { info: StateInfo { length: 1, schema: 1, codec: String::new() }, memfd }
+}
+
+fn entry(name: &str) -> Entry {
+    let name = if name == "@control" { Name::control() } else { Name::try_from(name.to_owned()).expect("a good name") };
+    Entry { name, index: 0, kind: Kind::TcpListener, addr: None, cookie: None, netns: None, file: None }
+}
+
+fn announcement(giver: usize) -> Offer {
+    Offer {
+        protocol: PROTOCOL.max,
+        generation: 1,
+        pid: giver as u32,
+        pidfd: false,
+        descriptors: 0,
+        batches: 0,
+        state: None,
+        path: None,
+        ready_timeout_ms: 1000,
+        active_timeout_ms: 1000,
+        drain_timeout_ms: 1000,
+        history: vec![],
+    }
+}

@@ -1,0 +1,183 @@
+//! The contract in one model: who owns the service, whatever fails, and whenever.
+//!
+//! The model holds the very state machines of `fd_handoff::protocol`, one predecessor's and one successor's at
+//! the two ends of each connection, and lets the checker try every order in which frames are read, deadlines
+//! pass, applications go on and processes die, stop, fall silent and are ended. Its world is the kernel's:
+//! streams keep their order and lose nothing, the end of a stream is seen after what was sent before it, and a
+//! death after the end of the stream, as in `channel::Link`. Descriptors on their way keep what they stand for
+//! alive. Nothing is said about malformed frames (the fuzzer's part) or full socket buffers.
+//!
+//! Each setting is explored to the end. `cargo test --test model -- --nocapture` prints how large each one is,
+//! and the shortest way in which each mistake of [`mistake::Mistake`] breaks a promise.
+
+mod giver;
+mod handoff;
+mod mistake;
+mod setting;
+mod taker;
+mod world;
+
+use std::time::Instant;
+
+use fd_handoff::protocol::{Input, Output, Predecessor, PredecessorEvent, Role};
+use fd_handoff::wire::{Active, Settled};
+use stateright::{Checker, HasDiscoveries, Model, Path};
+
+use handoff::{Handoff, Step, describe, owners};
+use mistake::Mistake;
+use setting::Setting;
+use world::{World, promise};
+
+/// One successor that may try twice, and everything that may go wrong, as often as it can.
+const PAIR: Setting = Setting {
+    name: "a pair",
+    attempts: &[2],
+    pidfds: true,
+    may_fence: true,
+    faults: Setting::ANY_NUMBER,
+    crashes: true,
+    silences: true,
+    stops: true,
+    hang_ups: true,
+    chains: false,
+    mistake: None,
+};
+
+/// Two successors that compete. None closes its connection without a word and lives on: a successor that holds a
+/// complete offer could not tell a predecessor that did so, handed over to the other, and exited, from one that
+/// was killed. That is why `abort` comes before every deliberate close.
+const RIVALS: Setting = Setting { name: "two rivals", attempts: &[2, 1], hang_ups: false, ..PAIR };
+
+/// Two successors, one after the other: the first one hands over while its own predecessor may still drain.
+const CHAIN: Setting = Setting { name: "a chain", attempts: &[1, 1], chains: true, ..RIVALS };
+
+#[test]
+fn a_pair_keeps_every_promise() {
+    assert_kept(PAIR);
+    assert_kept(Setting { name: "a pair, the successor cannot be ended", may_fence: false, ..PAIR });
+    assert_kept(Setting { name: "a pair without pidfds", pidfds: false, ..PAIR });
+}
+
+#[test]
+fn rivals_keep_every_promise() {
+    assert_kept(RIVALS);
+}
+
+#[test]
+fn rivals_that_cannot_be_ended_keep_every_promise() {
+    // What a second attempt adds is in the settings of a pair, which are small.
+    let once = Setting { attempts: &[1, 1], ..RIVALS };
+    assert_kept(Setting { name: "two rivals that cannot be ended", may_fence: false, ..once });
+    assert_kept(Setting { name: "two rivals without pidfds", pidfds: false, ..once });
+}
+
+#[test]
+fn a_chain_keeps_every_promise() {
+    assert_kept(CHAIN);
+}
+
+#[test]
+fn a_chain_that_cannot_be_ended_keeps_every_promise() {
+    assert_kept(Setting { name: "a chain that cannot be ended", may_fence: false, ..CHAIN });
+}
+
+/// Each mistake, where it is made, and the promise that it breaks.
+const MISTAKES: [(Mistake, Setting, &str); 24] = [
+    (Mistake::TakesEofForDeath, PAIR, promise::ONE),
+    (Mistake::TakesEofForDeath, PAIR, promise::ORPHAN),
+    (Mistake::ReportsDeathFirst, PAIR, promise::SETTLED),
+    (Mistake::ReportsDeathFirst, PAIR, promise::FINAL),
+    (Mistake::TimesOutUnread, PAIR, promise::ORPHAN),
+    (Mistake::MissesDeathInDrain, PAIR, promise::SERVED),
+    (Mistake::MissesPredecessorsDeath, PAIR, promise::ORPHAN),
+    (Mistake::TakesSilenceForDeath, PAIR, promise::ONE),
+    (Mistake::TakesSilenceForDeath, PAIR, promise::ORPHAN),
+    (Mistake::MissesSettled, PAIR, promise::SETTLED),
+    (Mistake::TakesBackUnfenced, PAIR, promise::ONE),
+    (Mistake::CallsTheFencedDead, PAIR, promise::ONE),
+    (Mistake::CallsTheUnfencedDead, Setting { may_fence: false, ..PAIR }, promise::ONE),
+    (Mistake::ReleasesBeforeItStops, PAIR, promise::ONE),
+    (Mistake::StaysOutAfterFailure, PAIR, promise::FAILED),
+    (Mistake::StaysOutAfterFailure, PAIR, promise::SERVED),
+    (Mistake::ServesAtReady, PAIR, promise::ONE),
+    (Mistake::DropsTheFinalState, PAIR, promise::FINAL),
+    (Mistake::DropsTheFarewell, PAIR, promise::FAREWELL),
+    (Mistake::IsNeverBusy, RIVALS, promise::BUSY),
+    (Mistake::IsNeverBusy, RIVALS, promise::ONE),
+    (Mistake::HangsUpAtFarewell, PAIR, promise::SETTLED),
+    (Mistake::HandsOverUnsettled, CHAIN, promise::ONE),
+    (Mistake::HandsOverUnsettled, CHAIN, promise::FINAL),
+];
+
+#[test]
+fn every_mistake_is_found() {
+    for (mistake, setting, promise) in MISTAKES {
+        let setting = Setting { mistake: Some(mistake), ..setting };
+        let Some(path) = shortest_counterexample(setting, promise) else {
+            panic!("{mistake:?} went unnoticed: \"{promise}\" holds with it");
+        };
+        println!("{mistake:?} breaks \"{promise}\":");
+        print_trace(path);
+    }
+}
+
+#[test]
+fn every_promise_is_broken_by_some_mistake() {
+    let model = Handoff { setting: PAIR, only: None };
+    for property in model.properties() {
+        assert!(MISTAKES.iter().any(|(_, _, promise)| *promise == property.name), "{}", property.name);
+    }
+}
+
+/// Found by the checker: the signal of a fence is on its way while the successor serves after all, and stops in
+/// good order or hands over. The predecessor took back when it saw it dead.
+#[test]
+fn a_successor_that_settles_while_it_is_being_ended_is_not_taken_back_from() {
+    let mut predecessor = World::released();
+    predecessor.handle(world::later(), Input::Timeout);
+    assert_eq!(predecessor.poll_output(), Some(Output::Fence));
+    predecessor.handle(world::later(), Input::Fenced(true));
+    predecessor.handle(world::later(), Input::Frame(Active {}.into(), vec![]));
+    predecessor.handle(world::later(), Input::Frame(Settled {}.into(), vec![]));
+    predecessor.handle(world::later(), Input::Eof);
+    predecessor.handle(world::later(), Input::Died);
+    assert_eq!(events(&mut predecessor), [PredecessorEvent::Active, PredecessorEvent::Settled]);
+}
+
+fn events(predecessor: &mut Predecessor<world::Fd>) -> Vec<PredecessorEvent> {
+    let outputs = std::iter::from_fn(|| predecessor.poll_output());
+    outputs.filter_map(|output| if let Output::Event(event) = output { Some(event) } else { None }).collect()
+}
+
+/// Explores a setting to its end.
+fn assert_kept(setting: Setting) {
+    let began = Instant::now();
+    let checker = Handoff { setting, only: None }.checker().spawn_bfs().join();
+    let (states, depth, took) = (checker.unique_state_count(), checker.max_depth(), began.elapsed());
+    println!("{}: {states} states, {depth} deep, in {took:.1?}", setting.name);
+    let broken = checker.discoveries();
+    let names: Vec<_> = broken.keys().copied().collect();
+    for (promise, path) in broken {
+        println!("\"{promise}\" is broken:");
+        print_trace(path);
+    }
+    assert!(names.is_empty(), "broken: {names:?}");
+}
+
+/// The shortest way to break a promise, with as few mishaps as it takes.
+fn shortest_counterexample(setting: Setting, promise: &'static str) -> Option<Path<World, Step>> {
+    (0..=3).find_map(|faults| {
+        let model = Handoff { setting: Setting { faults, ..setting }, only: Some(promise) };
+        model.checker().finish_when(HasDiscoveries::Any).spawn_bfs().join().discovery(promise)
+    })
+}
+
+/// One line for each step, with who accepts after it.
+fn print_trace(path: Path<World, Step>) {
+    let path = path.into_vec();
+    for pair in path.windows(2) {
+        if let [(world, Some(step)), (next, _)] = pair {
+            println!("  {:<52} accepting: {}", describe(world, *step), owners(next));
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! How large a model is, and what may happen in it.
+
+use crate::mistake::Mistake;
+
+/// One model: a kernel, a number of successors, and what may go wrong.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    pub(crate) name: &'static str,
+    /// Each successor, and how often it may look for the service.
+    pub(crate) attempts: &'static [u8],
+    /// Both sides have a pidfd of the other.
+    pub(crate) pidfds: bool,
+    /// The predecessor may kill its successor.
+    pub(crate) may_fence: bool,
+    /// How many things may go wrong.
+    pub(crate) faults: u8,
+    /// Processes may be killed, from outside.
+    pub(crate) crashes: bool,
+    /// Processes may be stopped by SIGSTOP, and continued.
+    pub(crate) silences: bool,
+    /// Those that serve may stop in good order, and successors may give up.
+    pub(crate) stops: bool,
+    /// A side may close its connection without a word, and live.
+    pub(crate) hang_ups: bool,
+    /// A successor that serves may itself hand over.
+    pub(crate) chains: bool,
+    pub(crate) mistake: Option<Mistake>,
+}
+
+impl Setting {
+    /// Of faults.
+    pub(crate) const ANY_NUMBER: u8 = u8::MAX;
+
+    pub(crate) fn makes(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+}

@@ -1,0 +1,196 @@
+//! The successor's end of a connection: its link, and its application.
+
+use std::collections::VecDeque;
+
+use fd_handoff::Cause;
+use fd_handoff::protocol::{Departure, Input, Output, Role, Successor, SuccessorCommand, SuccessorEvent};
+use fd_handoff::wire::{PROTOCOL, Receive};
+
+use crate::mistake::Mistake;
+use crate::setting::Setting;
+use crate::world::{
+    BASE, Call, Ear, Fd, Giving, LISTENERS, PIDFD, Process, Side, Taker, Taking, WAITS, World, now, promise,
+};
+
+impl World {
+    /// Hands one thing to the successor's machine, and does what it wants done.
+    pub(crate) fn tell_taker(&mut self, setting: &Setting, k: usize, input: Input<Taker>) {
+        let Some(role) = &mut self.calls[k].successor else { return };
+        role.handle(now(role.deadline(), &input), input);
+        self.carry_out_taker(setting, k);
+    }
+
+    fn carry_out_taker(&mut self, setting: &Setting, k: usize) {
+        while let Some(output) = self.calls[k].successor.as_mut().and_then(Role::poll_output) {
+            match output {
+                Output::Send(frame, fds) if self.calls[k].giving != Giving::Closed => {
+                    self.calls[k].to_giver.push_back((frame, fds));
+                }
+                Output::Send(..) | Output::Fence => {}
+                Output::Event(event) => self.taker_event(setting, k, event),
+            }
+        }
+    }
+
+    /// Looks for the service; where there is none, begins it.
+    pub(crate) fn connect(&mut self, setting: &Setting, taker: usize) {
+        if !self.is_listening() {
+            self.processes[taker] = Process { accepting: true, holds: true, ..Process::default() };
+            // What the others knew died with them.
+            self.committed = 0;
+            return;
+        }
+        self.processes[taker].attempts -= 1;
+        let receive = Receive { protocol: PROTOCOL, pid: taker as u32, version: String::new(), schemas: vec![1] };
+        self.calls.push(Call {
+            taker,
+            giver: None,
+            successor: Some(Successor::new(receive, WAITS, *BASE)),
+            predecessor: None,
+            taking: Taking::Waiting,
+            giving: Giving::Looking,
+            to_taker: VecDeque::new(),
+            to_giver: VecDeque::new(),
+            taker_ear: Ear::default(),
+            giver_ear: Ear::default(),
+        });
+        self.carry_out_taker(setting, self.calls.len() - 1);
+    }
+
+    pub(crate) fn progress(&mut self, setting: &Setting, k: usize) {
+        self.calls[k].taking = Taking::Progressing;
+        let message = "warming caches".to_owned();
+        self.tell_taker(setting, k, Input::Command(SuccessorCommand::Progress(message)));
+    }
+
+    pub(crate) fn ready(&mut self, setting: &Setting, k: usize) {
+        self.calls[k].taking = Taking::Readied;
+        self.tell_taker(setting, k, Input::Command(SuccessorCommand::Ready));
+        let taker = self.calls[k].taker;
+        self.processes[taker].accepting |= setting.makes(Mistake::ServesAtReady);
+    }
+
+    fn taker_event(&mut self, setting: &Setting, k: usize, event: SuccessorEvent<Fd>) {
+        let taker = self.calls[k].taker;
+        match event {
+            SuccessorEvent::Offered(_, pidfd) => self.calls[k].taker_ear.pidfd = pidfd == Some(PIDFD),
+            SuccessorEvent::Batch(batch) => {
+                let fds: Vec<Fd> = batch.into_iter().map(|(_, fd)| fd).collect();
+                assert_eq!(fds, LISTENERS.map(|(_, fd)| fd), "the descriptors are those that were offered, in order");
+                self.processes[taker].holds = true;
+            }
+            SuccessorEvent::Complete(snapshot) => {
+                self.processes[taker].knows |= snapshot.map_or(0, |packet| packet.memfd);
+                self.calls[k].taking = Taking::Initialising;
+            }
+            SuccessorEvent::Released { state, release } => {
+                let state = state.filter(|_| !setting.makes(Mistake::DropsTheFinalState));
+                self.processes[taker].knows |= state.map_or(0, |packet| packet.memfd);
+                self.processes[taker].accepting = true;
+                self.processes[taker].attempts = 0;
+                self.calls[k].taking = Taking::Following;
+                if release.is_none() && !self.giver_is_dead(k) {
+                    self.broke(promise::ORPHAN);
+                }
+            }
+            SuccessorEvent::Farewell(_) if setting.makes(Mistake::DropsTheFarewell) => {}
+            SuccessorEvent::Farewell(packet) => self.processes[taker].knows |= packet.memfd,
+            SuccessorEvent::Departed(how) => self.departed(setting, k, how),
+            SuccessorEvent::Failed(cause) => self.taking_failed(setting, k, &cause),
+            SuccessorEvent::Hello(_) | SuccessorEvent::Draining(_) => {}
+        }
+    }
+
+    fn departed(&mut self, setting: &Setting, k: usize, how: Departure) {
+        let Call { taker, giver, .. } = self.calls[k];
+        let owed = giver.map_or(0, |giver| self.processes[giver].knows);
+        if how == Departure::Farewell && self.processes[taker].knows & owed != owed {
+            self.broke(promise::FAREWELL);
+        }
+        self.calls[k].taking = Taking::Alone;
+        // The predecessor may still watch over this side: it has to hear when this side stops in good order.
+        if setting.makes(Mistake::HangsUpAtFarewell) {
+            self.calls[k].close(Side::Taker);
+        }
+    }
+
+    fn taking_failed(&mut self, setting: &Setting, k: usize, cause: &Cause) {
+        let had_everything = self.calls[k].taking != Taking::Waiting;
+        let was_told = matches!(cause, Cause::Here(_) | Cause::Aborted { .. });
+        if setting.pidfds && had_everything && !was_told && self.giver_is_dead(k) {
+            self.broke(promise::ORPHAN);
+        }
+        self.stop_taking(k);
+    }
+
+    /// Closes what came, and tries again or exits.
+    pub(crate) fn stop_taking(&mut self, k: usize) {
+        let taker = self.calls[k].taker;
+        self.processes[taker].holds = false;
+        self.processes[taker].accepting = false;
+        self.calls[k].close(Side::Taker);
+        if self.processes[taker].attempts == 0 {
+            self.die(taker);
+        }
+    }
+
+    pub(crate) fn abort_taking(&mut self, setting: &Setting, k: usize) {
+        match self.calls[k].taking {
+            // A transfer that is dropped says nothing.
+            Taking::Waiting => self.stop_taking(k),
+            _ => {
+                let cause = Cause::Here("the successor's application gave up".to_owned());
+                self.tell_taker(setting, k, Input::Command(SuccessorCommand::Abort(cause)));
+            }
+        }
+    }
+
+    fn giver_is_dead(&self, k: usize) -> bool {
+        self.calls[k].giver.is_some_and(|giver| self.is_dead(giver))
+    }
+
+    /// Tells the predecessor, if one watches over this process, that nobody is to take back.
+    pub(crate) fn settle(&mut self, setting: &Setting, who: usize) {
+        for k in 0..self.calls.len() {
+            if self.calls[k].taker == who && self.calls[k].serves() {
+                self.tell_taker(setting, k, Input::Command(SuccessorCommand::Settle));
+                self.processes[who].settled = true;
+            }
+        }
+    }
+
+    /// Exits, with a word to whoever watches over this process.
+    pub(crate) fn leave(&mut self, setting: &Setting, who: usize) {
+        self.settle(setting, who);
+        self.die(who);
+    }
+
+    /// One side closes its connection without a word, and lives.
+    pub(crate) fn hang_up(&mut self, k: usize, side: Side) {
+        let Call { taker, giver, .. } = self.calls[k];
+        self.calls[k].close(side);
+        match side {
+            Side::Taker => self.processes[taker].estranged = true,
+            Side::Giver => self.processes[giver.unwrap_or(taker)].accepting = true,
+        }
+    }
+
+    /// A successor whose predecessor is gone has no more use for the connection.
+    pub(crate) fn let_go(&mut self, k: usize) {
+        let call = &self.calls[k];
+        if call.serves() && call.successor.as_ref().is_some_and(Successor::is_over) {
+            self.calls[k].close(Side::Taker);
+        }
+    }
+
+    /// A process that serves stops in good order.
+    pub(crate) fn stop(&mut self, setting: &Setting, who: usize) {
+        self.processes[who].stopped = !self.processes[who].estranged;
+        for k in 0..self.calls.len() {
+            if self.calls[k].gives(who) {
+                self.abort_giving(setting, k);
+            }
+        }
+        self.leave(setting, who);
+    }
+}
