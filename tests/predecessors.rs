@@ -494,10 +494,11 @@ fn a_predecessor_that_says_nothing(form: Form) {
     let Place { directory: _directory, path } = place();
     let old = RawPredecessor::new(&path);
     let short = Duration::from_millis(30);
-    let hasty = || {
+    // One deadline is short at a time: a busy machine may take longer than it for a step before.
+    let patient = || {
         config(&path)
             .cold_start(false)
-            .timeouts(|waits| (waits.offer, waits.transfer, waits.release) = (short, short, short))
+            .timeouts(|waits| (waits.offer, waits.transfer, waits.release) = (PATIENCE, PATIENCE, PATIENCE))
     };
     let assert_late = |error: Option<Error>, what: &str| match error {
         Some(Error::Handoff(Cause::Late { peer: Peer::Predecessor, awaited, after })) => {
@@ -506,19 +507,19 @@ fn a_predecessor_that_says_nothing(form: Form) {
         other => panic!("{other:?}"),
     };
     scope(|scope| {
-        let successor = scope.spawn(|| form.receive(hasty()));
+        let successor = scope.spawn(|| form.receive(patient().timeouts(|waits| waits.offer = short)));
         let raw = old.accept();
         assert_late(successor.join().unwrap().err(), "offer");
         drop(raw);
-        let successor = scope.spawn(|| form.receive(hasty()));
+        let successor = scope.spawn(|| form.receive(patient().timeouts(|waits| waits.transfer = short)));
         let mut raw = old.greet();
         raw.say_with(&raw::offer(1, 1, &Value::Null, true), &[own_pidfd().as_fd()]).unwrap();
         assert_late(successor.join().unwrap().err(), "descriptors");
         raw.expect_error("abort", "timeout");
         drop(raw);
         // It lives, so it serves: the successor must not, however long it waits.
-        let slow = hasty().timeouts(|waits| (waits.offer, waits.transfer) = (PATIENCE, PATIENCE));
-        let successor = scope.spawn(|| form.receive(slow).unwrap().ready());
+        let successor =
+            scope.spawn(|| form.receive(patient().timeouts(|waits| waits.release = short)).unwrap().ready());
         let mut raw = old.greet();
         old.give(&mut raw, &Value::Null);
         raw.expect("ready");
