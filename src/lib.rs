@@ -71,12 +71,14 @@ compile_error!("fd-handoff needs Linux: it rests on SCM_RIGHTS, memfd, pidfd and
 
 mod accept;
 mod channel;
+pub mod client;
 mod config;
 mod control_socket;
 mod descriptor;
 mod error;
 mod generation;
 mod giving;
+mod history;
 mod listen;
 #[doc(hidden)]
 pub mod protocol;
