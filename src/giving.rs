@@ -103,6 +103,8 @@ pub(crate) struct Giving {
     held: Option<Milestone>,
     /// The successor's process, where it is our child.
     child: Option<Spawned>,
+    /// By when it has to be ready, whatever progress it makes.
+    limit: Option<Instant>,
 }
 
 /// A point that a handoff has reached.
@@ -138,6 +140,7 @@ impl Giving {
             over: false,
             held: None,
             child: None,
+            limit: None,
         })
     }
 
@@ -154,7 +157,12 @@ impl Giving {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.link.deadline()
+        self.link.deadline().into_iter().chain(self.limit).min()
+    }
+
+    /// The handoff is given up if the successor is not ready by then, whatever progress it makes.
+    pub(crate) fn limit(&mut self, limit: Instant) {
+        self.limit = Some(limit);
     }
 
     /// From here on the successor's process is ended and reaped if it does not take the service.
@@ -280,6 +288,11 @@ impl Giving {
         if let Some(held) = self.held.take() {
             return Some(held);
         }
+        if self.limit.is_some_and(|limit| limit <= Instant::now()) {
+            self.limit = None;
+            let reason = "the upgrade's time is over, and the new process is not ready".to_owned();
+            self.link.command(Command::Abort(ErrorCode::Timeout, reason));
+        }
         while let Some(event) = self.link.step(Instant::now(), table) {
             if let Some(milestone) = self.note(event) {
                 return Some(milestone);
@@ -306,6 +319,7 @@ impl Giving {
                 None
             }
             Event::Ready => {
+                self.limit = None;
                 self.laps.ready = Some(Instant::now());
                 self.tell(News::Ready, "the successor can serve");
                 Some(Milestone::Ready)
