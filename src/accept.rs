@@ -108,6 +108,9 @@ impl Listener for UnixListener {
     }
 }
 
+/// A connection, and where it comes from.
+pub type Accepted<L> = (Connection<<L as Listener>::Stream>, <L as Listener>::Addr);
+
 impl<L: Listener> Acceptor<L> {
     /// Takes a listener over, and makes it non-blocking; accepted connections block as usual.
     ///
@@ -129,7 +132,7 @@ impl<L: Listener> Acceptor<L> {
     /// # Errors
     ///
     /// What `accept(2)` says, save that no connection is there.
-    pub fn accept(&self) -> io::Result<Option<(Connection<L::Stream>, L::Addr)>> {
+    pub fn accept(&self) -> io::Result<Option<Accepted<L>>> {
         loop {
             let Some(accepted) = self.gate.pass(|| self.try_accept()) else { return Ok(None) };
             match accepted {
@@ -143,7 +146,7 @@ impl<L: Listener> Acceptor<L> {
         }
     }
 
-    fn try_accept(&self) -> io::Result<(Connection<L::Stream>, L::Addr)> {
+    fn try_accept(&self) -> io::Result<Accepted<L>> {
         let (stream, addr) = self.listener.try_accept()?;
         Ok((Connection { stream, counted: self.connections.begin() }, addr))
     }

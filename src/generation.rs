@@ -74,9 +74,15 @@ pub(crate) struct Board {
     /// How many connections listen for events.
     pub(crate) listening: usize,
     /// What they have not been told yet.
-    pub(crate) events: Vec<Event>,
-    /// How upgrades ended, for the connections that asked for them.
-    pub(crate) outcomes: Vec<(u64, Attempt)>,
+    pub(crate) notices: Vec<Notice>,
+}
+
+/// What a connection that listens is to be told.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    Event(Event),
+    /// How the upgrade ended that this connection asked for.
+    Outcome(u64, Attempt),
 }
 
 /// What somebody asks of whoever operates the service.
@@ -174,8 +180,7 @@ impl Generation {
                 requests: VecDeque::new(),
                 upgrade: None,
                 listening: 0,
-                events: Vec::new(),
-                outcomes: Vec::new(),
+                notices: Vec::new(),
             }),
         })
     }
@@ -299,6 +304,12 @@ impl Generation {
         Ok(())
     }
 
+    /// An upgrade that a call of the application's asks for.
+    pub(crate) fn call_upgrade(&self, tell: Box<dyn FnOnce(Attempt) + Send>) -> Result<()> {
+        let asked = self.ask_upgrade(None, Asker::Call(tell));
+        asked.map_err(|message| Error::Refused { code: ErrorCode::Busy, message })
+    }
+
     pub(crate) fn ask_stop(&self) {
         self.board().requests.push_back(Request::Stop);
         self.asked(News::Stop, "the service is to stop");
@@ -345,7 +356,7 @@ impl Generation {
         let mut board = self.board();
         remember(&mut board.history, attempt.clone());
         match board.upgrade.take().map(|upgrade| upgrade.asker) {
-            Some(Asker::Session(token)) => board.outcomes.push((token, attempt)),
+            Some(Asker::Session(token)) => board.notices.push(Notice::Outcome(token, attempt)),
             Some(Asker::Call(tell)) => tell(attempt),
             Some(Asker::Nobody) | None => {}
         }
@@ -363,7 +374,7 @@ impl Generation {
         let mut board = self.board();
         if board.listening > 0 {
             event.message = shorten(&event.message, MAX_TEXT);
-            board.events.push(event);
+            board.notices.push(Notice::Event(event));
             drop(board);
             self.wake.raise();
         }

@@ -235,14 +235,7 @@ impl Giving {
     }
 
     pub(crate) fn draining(&mut self, connections: u64) {
-        self.generation.publish(wire::Event {
-            event: News::Draining,
-            generation: self.generation.number,
-            pid: Some(std::process::id()),
-            elapsed_us: Some(micros(self.laps.began.elapsed())),
-            connections: Some(connections),
-            message: left(connections),
-        });
+        self.tell_of_drain(News::Draining, Some(connections), left(connections));
         self.link.command(Command::Draining(connections));
     }
 
@@ -252,7 +245,7 @@ impl Giving {
         if !unread.is_empty() {
             tracing::info!(count = unread.len(), "passing on farewells that this generation has not read");
         }
-        self.tell(News::Farewell, "this process has drained");
+        self.tell_of_drain(News::Farewell, None, "this process has drained".to_owned());
         let states = unread.into_iter().chain(state).map(attach);
         self.link.command(Command::Farewell(states.collect()));
     }
@@ -400,6 +393,18 @@ impl Giving {
 
     fn attempt(&self, outcome: Outcome) -> wire::Attempt {
         self.laps.attempt(self.generation.number, self.successor.pid, outcome)
+    }
+
+    /// As the successor tells of it.
+    fn tell_of_drain(&self, event: News, connections: Option<u64>, message: String) {
+        self.generation.publish(wire::Event {
+            event,
+            generation: self.generation.number,
+            pid: Some(std::process::id()),
+            elapsed_us: Some(micros(self.laps.began.elapsed())),
+            connections,
+            message,
+        });
     }
 
     fn tell(&self, news: News, message: &str) {

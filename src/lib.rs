@@ -94,7 +94,7 @@ pub mod tokio;
 #[doc(hidden)]
 pub mod wire;
 
-pub use accept::{Acceptor, Connection, Counted, Listener};
+pub use accept::{Accepted, Acceptor, Connection, Counted, Listener};
 pub use config::{Config, PeerPolicy, Timeouts};
 pub use descriptor::Inheritable;
 pub use error::{Error, Failure, Owner, PathProblem, Result, StateError};

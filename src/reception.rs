@@ -13,14 +13,13 @@ use std::time::{Duration, Instant};
 use crate::channel::{Channel, Fill, Link};
 use crate::descriptor::Attachment;
 use crate::error::Error;
-use crate::generation::{Arrival, Asker, Generation, Watch};
+use crate::generation::{Arrival, Asker, Generation, Notice, Watch};
 use crate::giving;
 use crate::protocol::{Answer, Inspector, MAX_INSPECTORS, Successor, SuccessorCommand, SuccessorEvent};
 use crate::sys::event::{Interest, Poller};
 use crate::sys::{process, socket};
 use crate::wire::{
-    Attempt, Concluded, ErrorCode, Event, Failure, Frame, News, Phase, Receive, ServerFrame, SuccessorStatus,
-    parse_client_line,
+    Concluded, ErrorCode, Event, Failure, Frame, News, Phase, Receive, ServerFrame, SuccessorStatus, parse_client_line,
 };
 
 const LISTENER: u64 = 0;
@@ -275,20 +274,22 @@ impl Reception {
 
     /// Tells those who listen what has happened. One that does not read what it asked for is let go.
     fn pass_on_news(&mut self) {
-        let mut board = self.generation.board();
-        let (events, outcomes) = (std::mem::take(&mut board.events), std::mem::take(&mut board.outcomes));
-        if events.is_empty() && outcomes.is_empty() {
+        let notices = std::mem::take(&mut self.generation.board().notices);
+        if notices.is_empty() {
             return;
         }
-        drop(board);
-        let mut outcomes: HashMap<u64, Attempt> = outcomes.into_iter().collect();
         self.sessions.retain(|token, session| {
             if !session.inspector.listens() {
                 return true;
             }
-            events.iter().for_each(|event| session.say(&ServerFrame::from(event.clone())));
-            if let Some(attempt) = outcomes.remove(token) {
-                session.say(&ServerFrame::from(Concluded { attempt }));
+            for notice in &notices {
+                match notice {
+                    Notice::Event(event) => session.say(&ServerFrame::from(event.clone())),
+                    Notice::Outcome(asker, attempt) if asker == token => {
+                        session.say(&ServerFrame::from(Concluded { attempt: attempt.clone() }));
+                    }
+                    Notice::Outcome(..) => {}
+                }
             }
             session.flush();
             let stays = !session.closing && session.channel.queued() <= MAX_QUEUED;

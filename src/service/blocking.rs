@@ -2,7 +2,7 @@
 //! control socket.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,19 +11,18 @@ use std::time::{Duration, Instant};
 
 use socket2::{Socket, Type};
 
-use super::hooks::Absorb;
-use super::registry::{self, Registry, Shared};
-use super::{Announcer, Duty, Finish, HandoffBuilder, Hook, Hooks, Operation, Plan, Steward};
+use super::registry::{self, Registry};
+use super::{Absorb, Announcer, Duty, Finish, HandoffBuilder, Hook, Hooks, Operation, Plan, Steward};
 use crate::accept::{Acceptor, Connections, Listener};
 use crate::config::Config;
 use crate::descriptor::Inheritable;
 use crate::error::{Error, Failure, Result, StateError};
-use crate::generation::{Asker, Generation};
+use crate::generation::Generation;
 use crate::listen::{Control, Ready, Released, Successor, pause};
 use crate::receive::{Inheritance, handoff_receive};
 use crate::state::{Received, State};
 use crate::sys::event::wait_readable;
-use crate::wire::{Attempt, ErrorCode};
+use crate::wire::Attempt;
 
 /// How often a drain says how far it is.
 const TELL: Duration = Duration::from_millis(250);
@@ -67,7 +66,7 @@ pub struct Handoff {
 /// Why this process has stopped accepting.
 #[derive(Debug)]
 enum Turn {
-    Ready(Ready),
+    Ready(Box<Ready>),
     Stop,
 }
 
@@ -303,7 +302,7 @@ impl Starting {
     }
 
     fn keep(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
-        self.registry.add(name, copy(name, fd)?, None);
+        self.registry.add(name, registry::copy(name, fd)?, None);
         Ok(())
     }
 }
@@ -322,7 +321,7 @@ impl Handoff {
                     None
                 }
                 Some(Duty::Absorb(farewell)) => self.absorb(farewell),
-                Some(Duty::HandOver(giving)) => self.hand_over(Successor { giving }),
+                Some(Duty::HandOver(giving)) => self.hand_over(Successor { giving: *giving }),
                 Some(Duty::Stop) => Some(Turn::Stop),
             };
         }
@@ -343,7 +342,7 @@ impl Handoff {
             self.stop();
             return Ok(Finish::Exit);
         };
-        match self.release(ready) {
+        match self.release(*ready) {
             Ok(()) => {
                 self.control = None;
                 Ok(Finish::Exit)
@@ -406,7 +405,7 @@ impl Handoff {
         let table = self.handle.registry.table();
         let offer = snapshot.into_iter().fold(registry::offer(&table), |offer, state| offer.state(state));
         // Why it failed is in the log and in `status`.
-        successor.offer(offer).ok().map(Turn::Ready)
+        successor.offer(offer).ok().map(Box::new).map(Turn::Ready)
     }
 
     fn release(&mut self, mut ready: Ready) -> Result<(), Failure> {
@@ -499,7 +498,7 @@ impl Handle {
     pub fn upgrade(&self) -> Result<Attempt> {
         let (sender, outcome) = mpsc::channel();
         let tell = Box::new(move |attempt| drop(sender.send(attempt)));
-        ask_upgrade(&self.generation, tell)?;
+        self.generation.call_upgrade(tell)?;
         outcome.recv().map_err(|_| Error::Closed)
     }
 
@@ -524,7 +523,7 @@ impl Handle {
     ///
     /// As there.
     pub fn register_group<'a, T: AsFd + 'a>(&self, name: &str, fds: impl IntoIterator<Item = &'a T>) -> Result<()> {
-        register_group(&self.registry, &self.generation, name, fds)
+        registry::register_group(&self.registry, &self.generation, name, fds)
     }
 
     /// Stops accepting on the sockets of this name, and no longer offers them: the service gives a part of itself up,
@@ -532,30 +531,4 @@ impl Handle {
     pub fn forget(&self, name: &str) -> bool {
         self.registry.remove(name)
     }
-}
-
-pub(crate) fn ask_upgrade(generation: &Generation, tell: Box<dyn FnOnce(Attempt) + Send>) -> Result<()> {
-    let asked = generation.ask_upgrade(None, Asker::Call(tell));
-    asked.map_err(|message| Error::Refused { code: ErrorCode::Busy, message })
-}
-
-pub(crate) fn register_group<'a, T: AsFd + 'a>(
-    registry: &Registry,
-    generation: &Generation,
-    name: &str,
-    fds: impl IntoIterator<Item = &'a T>,
-) -> Result<()> {
-    let mut copies = Vec::new();
-    for fd in fds {
-        generation.register(name, fd)?;
-        copies.push(copy(name, fd)?);
-    }
-    registry.add_group(name, copies, None);
-    Ok(())
-}
-
-/// Another descriptor of the same description.
-pub(crate) fn copy(name: &str, fd: &impl AsFd) -> Result<Shared> {
-    let copy: OwnedFd = fd.as_fd().try_clone_to_owned().map_err(Error::io(format!("duplicate \"{name}\"")))?;
-    Ok(Arc::new(copy))
 }

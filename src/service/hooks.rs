@@ -8,7 +8,9 @@ use crate::state::{Received, State, caught};
 
 /// Gives a state when it is asked for one.
 #[derive(Clone, Default)]
-pub(crate) struct Hook(Option<Arc<Mutex<dyn FnMut() -> Option<State> + Send>>>);
+pub(crate) struct Hook(Option<Arc<Mutex<Give>>>);
+
+type Give = dyn FnMut() -> Option<State> + Send;
 
 /// Takes a farewell of the predecessor.
 #[derive(Clone)]
@@ -62,7 +64,7 @@ impl Hook {
     pub(crate) fn call(&self) -> Result<Option<State>, StateError> {
         let Some(give) = &self.0 else { return Ok(None) };
         let mut give = give.lock().unwrap_or_else(PoisonError::into_inner);
-        caught(|| give()).map_err(|panic| StateError::Encode(panic.into()))
+        caught(&mut *give).map_err(|panic| StateError::Encode(panic.into()))
     }
 }
 

@@ -15,7 +15,6 @@ use std::process::Command;
 use std::time::Duration;
 
 pub use blocking::{Handle, Handoff, Starting};
-pub(crate) use blocking::{ask_upgrade, copy, register_group};
 pub use signals::SignalKind;
 
 pub(crate) use announcer::Announcer;

@@ -13,6 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::descriptor::Inheritable;
 use crate::error::{Error, Result};
+use crate::generation::Generation;
 use crate::giving::Offer;
 use crate::taking::Inherited;
 
@@ -73,7 +74,7 @@ impl Registry {
 
     /// Adds descriptors under a name, in the place of those that had it before.
     pub(crate) fn add_group(&self, name: &str, fds: Vec<Shared>, gate: Option<Arc<dyn Shuts>>) {
-        let path = fds.first().and_then(|fd| Bound::of(fd));
+        let path = fds.first().and_then(Bound::of);
         let registered = Registered { name: name.to_owned(), fds, gates: gate.into_iter().collect(), path };
         let mut all = self.lock();
         match all.iter_mut().find(|it| it.name == name) {
@@ -131,6 +132,27 @@ impl Bound {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+pub(crate) fn register_group<'a, T: AsFd + 'a>(
+    registry: &Registry,
+    generation: &Generation,
+    name: &str,
+    fds: impl IntoIterator<Item = &'a T>,
+) -> Result<()> {
+    let mut copies = Vec::new();
+    for fd in fds {
+        generation.register(name, fd)?;
+        copies.push(copy(name, fd)?);
+    }
+    registry.add_group(name, copies, None);
+    Ok(())
+}
+
+/// Another descriptor of the same description.
+pub(crate) fn copy(name: &str, fd: &impl AsFd) -> Result<Shared> {
+    let copy: OwnedFd = fd.as_fd().try_clone_to_owned().map_err(Error::io(format!("duplicate \"{name}\"")))?;
+    Ok(Arc::new(copy))
 }
 
 /// Options that are set on a new socket before it is bound.

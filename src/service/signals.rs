@@ -64,7 +64,8 @@ impl Signals {
         let mut signals = Signals { stream, registered: Vec::new() };
         for SignalKind(number) in kinds {
             // Linux has no signal that signal-hook refuses and that could be caught.
-            let registered = written.try_clone().and_then(|written| signal_hook::low_level::pipe::register(*number, written));
+            let registered =
+                written.try_clone().and_then(|written| signal_hook::low_level::pipe::register(*number, written));
             signals.registered.push(registered.map_err(Error::io(format!("catch signal {number}")))?);
         }
         Ok(signals)

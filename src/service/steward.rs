@@ -51,7 +51,7 @@ struct Child {
 #[derive(Debug)]
 pub(crate) enum Duty {
     /// Hand over to this successor.
-    HandOver(Giving),
+    HandOver(Box<Giving>),
     /// Take this farewell of the predecessor.
     Absorb(Received),
     /// Stop serving.
@@ -89,7 +89,7 @@ impl Steward {
         }
         while let Some(giving) = self.generation.try_accept() {
             match giving {
-                Ok(giving) => return Some(Duty::HandOver(self.send_child_along(giving))),
+                Ok(giving) => return Some(Duty::HandOver(Box::new(self.send_child_along(giving)))),
                 Err(Error::Closed) => return Some(Duty::Stop),
                 Err(error) => tracing::error!(%error, "cannot hand over to a successor"),
             }
@@ -264,6 +264,16 @@ impl Unappointed {
         watched.map_err(Error::io("watch for successors"))?;
         generation.board().operated = true;
         let poller = Arc::new(poller);
-        Ok(Steward { generation, poller, upgrade, stop, launch, child: None, limit: None, absorbs: false, stopping: false })
+        Ok(Steward {
+            generation,
+            poller,
+            upgrade,
+            stop,
+            launch,
+            child: None,
+            limit: None,
+            absorbs: false,
+            stopping: false,
+        })
     }
 }

@@ -111,6 +111,9 @@ impl Listener for UnixListener {
     }
 }
 
+/// A connection, and where it comes from.
+pub type Accepted<L> = (Connection<<L as Listener>::Stream>, <L as Listener>::Addr);
+
 impl<L> Acceptor<L> {
     pub(super) fn new(listener: L, connections: TaskTracker) -> Acceptor<L> {
         Acceptor { listener: Arc::new(listener), gate: Arc::default(), connections }
@@ -134,7 +137,7 @@ impl<L: Listener> Acceptor<L> {
     ///
     /// What `accept(2)` says. Most of it concerns one connection, or goes away with time (too many open files): wait a
     /// little, and accept again.
-    pub async fn accept(&self) -> io::Result<Option<(Connection<L::Stream>, L::Addr)>> {
+    pub async fn accept(&self) -> io::Result<Option<Accepted<L>>> {
         let token = self.gate.token();
         let mut shut = pin!(token.cancelled());
         let mut accept = pin!(self.listener.accept());

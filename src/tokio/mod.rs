@@ -15,7 +15,7 @@ use std::time::Instant;
 use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
 
-pub use accept::{Acceptor, Connection, Incoming, Listener};
+pub use accept::{Accepted, Acceptor, Connection, Incoming, Listener};
 pub use listen::{Control, Ready, Released, Successor, handoff_listen};
 pub use receive::{Inheritance, handoff_receive};
 pub use service::{Handle, Handoff, Starting};

@@ -25,10 +25,7 @@ use crate::error::{Error, Failure, Result, StateError};
 use crate::generation::Generation;
 use crate::giving::Giving;
 use crate::service::registry::{self, Registry};
-use crate::service::{
-    Absorb, Announcer, Duty, Finish, HandoffBuilder, Hook, Hooks, Operation, Plan, Steward, ask_upgrade, copy,
-    register_group,
-};
+use crate::service::{Absorb, Announcer, Duty, Finish, HandoffBuilder, Hook, Hooks, Operation, Plan, Steward};
 use crate::state::{Received, State};
 use crate::wire::Attempt;
 
@@ -88,7 +85,7 @@ enum Stewarding {
 /// Why this process has stopped accepting.
 #[derive(Debug)]
 enum Turn {
-    Ready(Ready),
+    Ready(Box<Ready>),
     Stop,
 }
 
@@ -314,7 +311,7 @@ impl Starting {
     }
 
     fn keep(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
-        self.registry.add(name, copy(name, fd)?, None);
+        self.registry.add(name, registry::copy(name, fd)?, None);
         Ok(())
     }
 }
@@ -348,7 +345,7 @@ impl Handoff {
             return Ok(Finish::Exit);
         };
         let mut steward = steward;
-        match self.release(&mut steward, ready, drain).await {
+        match self.release(&mut steward, *ready, drain).await {
             Ok(()) => {
                 self.close().await;
                 Ok(Finish::Exit)
@@ -551,8 +548,8 @@ async fn attend(mut steward: Steward, hooks: Hooks, handle: Handle) -> (Steward,
             None => poller.wait(steward.deadline()).await,
             Some(Duty::Absorb(farewell)) => absorb(&hooks, farewell).await,
             Some(Duty::HandOver(giving)) => {
-                if let Some(ready) = hand_over(giving, &hooks, &handle.registry).await {
-                    break Turn::Ready(ready);
+                if let Some(ready) = hand_over(*giving, &hooks, &handle.registry).await {
+                    break Turn::Ready(Box::new(ready));
                 }
             }
             Some(Duty::Stop) => break Turn::Stop,
@@ -671,7 +668,7 @@ impl Handle {
     pub async fn upgrade(&self) -> Result<Attempt> {
         let (sender, outcome) = ::tokio::sync::oneshot::channel();
         // Whoever asked may have gone.
-        ask_upgrade(&self.generation, Box::new(move |attempt| drop(sender.send(attempt))))?;
+        self.generation.call_upgrade(Box::new(move |attempt| drop(sender.send(attempt))))?;
         outcome.await.map_err(|_| Error::Closed)
     }
 
@@ -695,7 +692,7 @@ impl Handle {
     ///
     /// As there.
     pub fn register_group<'a, T: AsFd + 'a>(&self, name: &str, fds: impl IntoIterator<Item = &'a T>) -> Result<()> {
-        register_group(&self.registry, &self.generation, name, fds)
+        registry::register_group(&self.registry, &self.generation, name, fds)
     }
 
     /// [`crate::Handle::forget`].
