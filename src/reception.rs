@@ -136,6 +136,8 @@ impl Reception {
 
     /// The application is done: the predecessor is told that nobody needs to take back.
     fn leave(&mut self, now: Instant) {
+        // What was said between the last look and the end.
+        self.pass_on_news();
         self.settle(now);
         self.poller.remove(self.generation.listener.as_fd());
     }

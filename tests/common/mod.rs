@@ -160,7 +160,7 @@ impl Form {
 }
 
 #[cfg(feature = "tokio")]
-fn runtime() -> Arc<Runtime> {
+pub(crate) fn runtime() -> Arc<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     Arc::new(builder.worker_threads(1).enable_all().build().unwrap())
 }
