@@ -167,7 +167,7 @@ impl Life {
                 },
             }
         }
-        accepting.stop().await;
+        self.stop_accepting(accepting).await;
         self.finish_connections(std::future::pending::<()>()).await;
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Life {
     }
 
     async fn release(&mut self, ready: Ready, accepting: Accepting) -> Handover {
-        accepting.stop().await;
+        self.stop_accepting(accepting).await;
         // What is counted from here on goes along with the farewell.
         let total = self.service.requests.load(SeqCst);
         let failure = match ready.release(Some(State::serde(total))).await {
@@ -196,6 +196,13 @@ impl Life {
             return Handover::StayOut(failure);
         }
         Handover::StillServing(self.service.accept())
+    }
+
+    /// From here on nothing is accepted, and each response closes its connection. [`Service::accept`] makes everything
+    /// go on.
+    async fn stop_accepting(&self, accepting: Accepting) {
+        accepting.stop().await;
+        self.service.draining.store(true, SeqCst);
     }
 
     async fn drain(&mut self, mut released: Released, handed_over: u64) -> Result<(), Failure> {
@@ -228,11 +235,10 @@ impl Life {
         self.finish_connections(released.lost()).await
     }
 
-    /// Ends the connections in good order until the drain deadline, then ends what is left. Returns early with
-    /// what `interrupted` gives. [`Service::accept`] makes everything go on.
+    /// Waits until the connections have ended, and at the drain deadline ends what is left. Returns early with
+    /// what `interrupted` gives.
     async fn finish_connections<T>(&self, interrupted: impl Future<Output = T>) -> Option<T> {
         let deadline = Instant::now() + self.drain;
-        self.service.draining.store(true, SeqCst);
         self.service.connections.close();
         tokio::select! {
             () = self.service.connections.wait() => None,
