@@ -107,6 +107,30 @@ fn an_upgrade_is_told_how_it_ends(form: Form) {
     assert_eq!(service.join().unwrap(), Finish::Exit);
 }
 
+/// As `echo upgrade | socat` does.
+fn one_that_has_said_everything_goes_on_listening(form: Form) {
+    let Place { directory: _directory, path } = place();
+    let service = service(form, &path);
+    let (mut watcher, mut asker, mut gone) = (Raw::greeted(&path), Raw::greeted(&path), Raw::greeted(&path));
+    assert_eq!(watcher.ask("watch")["type"], "status");
+    assert_eq!(gone.ask("watch")["type"], "status");
+    asker.write(b"upgrade\n");
+    [&watcher, &asker, &gone].into_iter().for_each(Raw::close_for_writing);
+    event(&mut gone, "awaited");
+    drop(gone);
+    event(&mut asker, "awaited");
+    let mut fickle = Raw::receive(&path);
+    fickle.take_offer();
+    fickle.say(&json!({"type": "abort", "code": "application", "reason": "no licence"}));
+    event(&mut asker, "failed");
+    asker.expect("outcome");
+    asker.expect_end();
+    event(&mut watcher, "failed");
+    take_over(&mut Raw::receive(&path));
+    event(&mut watcher, "farewell");
+    assert_eq!(service.join().unwrap(), Finish::Exit);
+}
+
 fn an_upgrade_has_its_time(form: Form) {
     let Place { directory: _directory, path } = place();
     let service = service(form, &path);
@@ -161,6 +185,7 @@ fn a_stop_ends_the_service(form: Form) {
 forms! {
     a_handoff_is_watched
     an_upgrade_is_told_how_it_ends
+    one_that_has_said_everything_goes_on_listening
     an_upgrade_has_its_time
     a_stop_waits_for_a_handoff
     a_stop_ends_the_service
