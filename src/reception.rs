@@ -283,21 +283,11 @@ impl Reception {
         if notices.is_empty() {
             return;
         }
-        self.sessions.retain(|token, session| {
+        self.sessions.retain(|_, session| {
             if !session.inspector.listens() {
                 return true;
             }
-            for notice in &notices {
-                match notice {
-                    Notice::Event(event) => session.say(&ServerFrame::from(event.clone())),
-                    Notice::Outcome(asker, attempt) if asker == token => {
-                        session.say(&ServerFrame::from(Concluded { attempt: attempt.clone() }));
-                        // That was what it waited for.
-                        session.closing |= session.only_listens;
-                    }
-                    Notice::Outcome(..) => {}
-                }
-            }
+            notices.iter().for_each(|notice| session.hear(notice));
             session.flush();
             let queued = session.channel.queued();
             let stays = queued <= MAX_QUEUED && !(session.closing && queued == 0);
@@ -534,6 +524,20 @@ impl Session {
     fn last_word(&mut self, frame: ServerFrame) {
         self.say(&frame);
         self.flush();
+    }
+
+    /// Tells of one thing that has happened, if that is still wanted.
+    fn hear(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Event(event) if self.inspector.listens() => self.say(&ServerFrame::from(event.clone())),
+            Notice::Outcome(asker, attempt) if *asker == self.token => {
+                self.say(&ServerFrame::from(Concluded { attempt: attempt.clone() }));
+                self.inspector.concluded();
+                // One that can ask nothing more and listens no more has heard all.
+                self.closing |= self.only_listens && !self.inspector.listens();
+            }
+            _ => {}
+        }
     }
 
     /// Has the poller watch for what this session waits for now.

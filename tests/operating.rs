@@ -12,6 +12,15 @@ use common::{Form, PATIENCE, Place, config, forms, place};
 use fd_handoff::Finish;
 use serde_json::{Value, json};
 
+forms! {
+    a_handoff_is_watched
+    an_upgrade_is_told_how_it_ends
+    one_that_has_said_everything_goes_on_listening
+    an_upgrade_has_its_time
+    a_stop_waits_for_a_handoff
+    a_stop_ends_the_service
+}
+
 /// Runs a service without sockets, whose successors others start, until it is to exit.
 fn service(form: Form, path: &Path) -> JoinHandle<Finish> {
     let config = config(path);
@@ -180,13 +189,4 @@ fn a_stop_ends_the_service(form: Form) {
     while operator.line().is_some() {}
     assert_eq!(service.join().unwrap(), Finish::Exit);
     assert!(!path.exists());
-}
-
-forms! {
-    a_handoff_is_watched
-    an_upgrade_is_told_how_it_ends
-    one_that_has_said_everything_goes_on_listening
-    an_upgrade_has_its_time
-    a_stop_waits_for_a_handoff
-    a_stop_ends_the_service
 }
