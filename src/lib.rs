@@ -79,6 +79,7 @@ mod error;
 mod generation;
 mod giving;
 mod history;
+mod kernel;
 mod listen;
 #[doc(hidden)]
 pub mod protocol;
