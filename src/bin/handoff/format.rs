@@ -133,7 +133,7 @@ pub(crate) fn summary(attempt: &Attempt) -> String {
         Outcome::Orphaned => {
             format!("generation {next}, process {pid}, took over from a process that had died: {reason}")
         }
-        Outcome::Failed => format!("generation {} still serves: {reason}", attempt.from),
+        Outcome::Failed => format!("generation {} was not replaced: {reason}", attempt.from),
         Outcome::TakenBack => format!("generation {} had to take the service back: {reason}", attempt.from),
         _ => format!("the attempt ended in a way that this version of the command does not know: {reason}"),
     }
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_failed_attempt_is_summed_up_with_its_reason() {
         let failed = Attempt { reason: Some("it\ndied".to_owned()), ..attempt(Outcome::Failed) };
-        assert_eq!(summary(&failed), "generation 3 still serves: it died");
+        assert_eq!(summary(&failed), "generation 3 was not replaced: it died");
         let back = attempt(Outcome::TakenBack);
         assert_eq!(summary(&back), "generation 3 had to take the service back: no reason is given");
         assert_eq!((generations(&failed), generations(&attempt(Outcome::Orphaned))), ("3".into(), "3 → 4".into()));

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use fd_handoff::Error;
 use fd_handoff::client::{Attempt, Event, Hello, News, Outcome, Step, Steps};
+use fd_handoff::{Error, ErrorCode};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Service;
@@ -119,6 +119,12 @@ impl Upgrade<'_> {
 
     /// The service says no, or something that nobody understands.
     fn broken(&self, error: Error) -> Problem {
+        if let Error::Refused { code: ErrorCode::Unsupported, message } = error {
+            return Problem::failed(format!(
+                "this service does not take such requests over its control socket ({message}): start a new process the way \
+                 the service is started, and it takes over"
+            ));
+        }
         if self.last.is_none() || matches!(error, Error::Refused { .. }) {
             return explain(self.path, error);
         }
