@@ -133,7 +133,6 @@ mod usage {
         for words in ["control socket", "Examples:", "HANDOFF_SOCKET", "NO_COLOR", "Exit codes:", "handoff upgrade"] {
             assert!(help.succeeds().contains(words), "{words}");
         }
-        assert!(!help.out().contains("check-successor"));
         for name in ["status", "watch", "upgrade", "stop", "check"] {
             assert!(run(&[name, "--help"]).succeeds().contains("HANDOFF_SOCKET"), "{name}");
         }
@@ -157,7 +156,7 @@ mod usage {
     fn completions_know_the_subcommands() {
         for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
             let script = run(&["completions", shell]);
-            assert!(script.succeeds().contains("upgrade"), "{shell}");
+            assert!(script.succeeds().contains("upgrade") && !script.out().contains("successor"), "{shell}");
         }
     }
 
@@ -357,6 +356,16 @@ mod watch {
         assert!(lines[2].starts_with("the service was replaced: fake 1.2.3, generation 5"), "{lines:#?}");
         assert_eq!(lines.len(), 4);
         fake.ends();
+    }
+
+    #[test]
+    fn it_ends_when_nobody_reads_any_more_though_nothing_happens() {
+        let (_directory, path) = place();
+        let _service = http("127.0.0.1:0", &path);
+        let mut watch = command(&["watch", &path]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(watch.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Ended(watch.wait_with_output().unwrap()).succeeds();
     }
 
     #[test]

@@ -83,9 +83,6 @@ enum Command {
     ///
     /// For bash: `handoff completions bash > ~/.local/share/bash-completion/completions/handoff`.
     Completions(completions::Options),
-    /// The other end of the handoff that `check` tries
-    #[command(hide = true)]
-    CheckSuccessor { path: PathBuf },
 }
 
 /// Which service.
@@ -108,7 +105,7 @@ impl Service {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command, &mut Output::new()) {
+    match check::successor().unwrap_or_else(|| run(Cli::parse().command, &mut Output::new())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => problem.report(),
     }
@@ -122,7 +119,6 @@ fn run(command: Command, out: &mut Output) -> Result<(), Problem> {
         Command::Stop(options) => stop::run(options, out),
         Command::Check(options) => check::run(options, out),
         Command::Completions(options) => completions::run(&options, out),
-        Command::CheckSuccessor { path } => check::successor(path),
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use anstream::AutoStream;
 use fd_handoff::client::{Attempt, Event, Status};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use crate::problem::Problem;
@@ -52,9 +54,12 @@ impl Output {
         }
     }
 
-    /// Whether nobody reads any more.
+    /// Whether nobody reads any more. A pipe without a reader says so before one writes to it.
     pub(crate) fn is_unread(&self) -> bool {
-        self.unread
+        let stdout = io::stdout();
+        let mut pipe = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        let broken = poll(&mut pipe, PollTimeout::ZERO).is_ok_and(|_| pipe[0].revents() == Some(PollFlags::POLLERR));
+        self.unread || broken
     }
 }
 

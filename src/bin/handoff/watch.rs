@@ -1,6 +1,7 @@
 //! `handoff watch`: what happens, from one generation to the next.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::styling::Style;
@@ -13,6 +14,9 @@ use crate::format::{clean, generations, micros, outcome, painted, summary};
 use crate::output::{Line, Output};
 use crate::problem::{BAD, DOUBTFUL, GOOD, Problem, connect, explain};
 use crate::status::headline;
+
+/// How often to see whether somebody still reads, while there is nothing to write.
+const LOOK_FOR_READER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -75,25 +79,31 @@ impl Watcher<'_> {
         Ok(())
     }
 
-    fn show(&mut self, steps: Steps) -> Result<(), Problem> {
-        for step in steps {
-            match step.map_err(|error| explain(&self.path, error))? {
-                Step::Event(event) if self.json => self.out.json(&Line::Event(&event))?,
-                Step::Event(event) => self.out.line(event_line(&time_of_day(), &event))?,
-                // Outcomes are for those who ask for an upgrade.
-                _ => {}
-            }
-            if self.out.is_unread() {
-                break;
+    /// Until the service closes the connection, or nobody reads any more.
+    fn show(&mut self, mut steps: Steps) -> Result<(), Problem> {
+        while !self.out.is_unread() {
+            match steps.next_within(LOOK_FOR_READER) {
+                None => return Ok(()),
+                Some(Ok(Step::Event(event))) => self.event(&event)?,
+                // Outcomes are for those who ask for an upgrade; and nothing may happen for a long time.
+                Some(Ok(_) | Err(Error::NoAnswer { .. })) => {}
+                Some(Err(error)) => return Err(explain(&self.path, error)),
             }
         }
         Ok(())
     }
 
+    fn event(&mut self, event: &Event) -> Result<(), Problem> {
+        if self.json {
+            return self.out.json(&Line::Event(event));
+        }
+        self.out.line(event_line(&time_of_day(), event))
+    }
+
     /// Who serves after the connection was closed; nobody, where the service has stopped.
     fn next(&mut self, before: &Status) -> Result<Option<Client>, Problem> {
         let mut waiting = false;
-        loop {
+        while !self.out.is_unread() {
             match look(&self.path) {
                 After::Serving(client) => return Ok(Some(*client)),
                 After::Stopped => {
@@ -113,6 +123,7 @@ impl Watcher<'_> {
                 After::Unclear(error) => return Err(explain(&self.path, error)),
             }
         }
+        Ok(None)
     }
 
     fn note(&mut self, text: &str) -> Result<(), Problem> {

@@ -19,7 +19,9 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
 pub(super) fn look(path: &Path) -> Vec<Finding> {
-    vec![path_length(path), directory(path), socket(path)]
+    // Once: somebody who does not answer takes his time.
+    let service = Client::connect(path);
+    vec![path_length(path, &service), directory(path), socket(path, service)]
 }
 
 /// The directory that the path is in.
@@ -30,7 +32,7 @@ pub(super) fn directory_of(path: &Path) -> &Path {
     }
 }
 
-fn path_length(path: &Path) -> Finding {
+fn path_length(path: &Path, service: &Result<Client, Error>) -> Finding {
     const CHECK: &str = "path";
     let Some(name) = path.file_name() else {
         return Finding::failed(
@@ -42,7 +44,7 @@ fn path_length(path: &Path) -> Finding {
     let (whole, name) = (path.as_os_str().as_bytes().len(), name.as_bytes().len());
     let found = format!("{whole} bytes, {name} of them the file name");
     // The library's own limit, by its own word.
-    if let Err(Error::Path { problem: problem @ PathProblem::NameTooLong(_), .. }) = Client::connect(path) {
+    if let Err(Error::Path { problem: problem @ PathProblem::NameTooLong(_), .. }) = service {
         return Finding::failed(CHECK, format!("{found}: {problem}"), "choose a shorter file name");
     }
     if whole > SHORT_PATH {
@@ -103,11 +105,11 @@ fn judge_directory(about: String, access: &Access, user: u32) -> Finding {
     Finding::ok(CHECK, format!("{about}, writable"))
 }
 
-fn socket(path: &Path) -> Finding {
+fn socket(path: &Path, service: Result<Client, Error>) -> Finding {
     const CHECK: &str = "socket";
     let there = path.symlink_metadata().ok();
     let owner = there.as_ref().map(Metadata::uid);
-    match Client::connect(path) {
+    match service {
         Ok(client) => {
             let hello = client.hello();
             let (name, generation, pid) = (&hello.name, hello.generation, hello.pid);
@@ -127,12 +129,14 @@ fn socket(path: &Path) -> Finding {
             format!("somebody listens there, and does not answer within {after:?}"),
             "look at the process that listens there: a new one cannot take over from it as it is",
         ),
-        Err(error) => Finding::failed(
-            CHECK,
-            format!("{error}"),
-            format!("run this as the service's user ({}), or choose another path", owner_word(owner)),
-        ),
+        Err(Error::Path { problem, .. }) => not_usable(&problem, owner),
+        Err(error) => not_usable(&error, owner),
     }
+}
+
+fn not_usable(why: &dyn std::fmt::Display, owner: Option<u32>) -> Finding {
+    let owner = owner.map_or_else(String::new, |owner| format!(" (user {owner})"));
+    Finding::failed("socket", why.to_string(), format!("run this as the service's user{owner}, or choose another path"))
 }
 
 fn nobody(owner: Option<u32>, path: &Path) -> Finding {
@@ -146,10 +150,6 @@ fn nobody(owner: Option<u32>, path: &Path) -> Finding {
         return Finding::failed(CHECK, found, format!("remove {} as user {owner} or as root", path.display()));
     }
     Finding::ok(CHECK, format!("{found}: the next start replaces it"))
-}
-
-fn owner_word(owner: Option<u32>) -> String {
-    owner.map_or_else(|| "whoever that is".to_owned(), |owner| owner.to_string())
 }
 
 #[cfg(test)]
@@ -179,9 +179,9 @@ mod tests {
 
     #[test]
     fn a_path_that_is_long_as_a_whole_still_works_and_a_long_name_does_not() {
-        let long = Path::new("/").join("d".repeat(120)).join("app.sock");
-        assert_eq!(path_length(&long).verdict, Verdict::Warning);
-        assert_eq!(path_length(&Path::new("/run").join("n".repeat(81))).verdict, Verdict::Failed);
-        assert_eq!(path_length(Path::new("/")).verdict, Verdict::Failed);
+        let verdict = |path: &Path| path_length(path, &Client::connect(path)).verdict;
+        assert_eq!(verdict(&Path::new("/").join("d".repeat(120)).join("app.sock")), Verdict::Warning);
+        assert_eq!(verdict(&Path::new("/run").join("n".repeat(81))), Verdict::Failed);
+        assert_eq!(verdict(Path::new("/")), Verdict::Failed);
     }
 }

@@ -21,6 +21,8 @@ use crate::problem::Problem;
 const CHECK: &str = "handoff";
 /// The pipe's name.
 const PIPE: &str = "pipe";
+/// The argument by which the command starts itself as the successor.
+const SUCCESSOR: &str = "@check-successor";
 /// What travels through it.
 const BYTE: u8 = 42;
 /// How long each step may take.
@@ -69,7 +71,7 @@ fn hand_over(path: &Path) -> Outcome<()> {
     thread::spawn(move || tell.send(give(&control, writer)));
 
     let mut child = Command::new(std::env::current_exe()?);
-    child.arg("check-successor").arg(path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    child.arg(SUCCESSOR).arg(path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // Each of its steps has a deadline, so it ends.
     let ended = child.spawn()?.wait_with_output()?;
     if !ended.status.success() {
@@ -102,9 +104,11 @@ fn give(control: &Control, writer: OwnedFd) -> Outcome<()> {
     Ok(released.farewell(None)?)
 }
 
-/// The successor's side, in a process of its own: what the hidden subcommand does.
-pub(crate) fn successor(path: PathBuf) -> Result<(), Problem> {
-    take(&path).map_err(|error| Problem::failed(error.to_string()))
+/// The successor's side, where this process was started for it. No subcommand: completions would offer it.
+pub(crate) fn successor() -> Option<Result<(), Problem>> {
+    let mut arguments = std::env::args_os().skip(1);
+    let (role, path) = (arguments.next()?, PathBuf::from(arguments.next()?));
+    (role == SUCCESSOR).then(|| take(&path).map_err(|error| Problem::failed(error.to_string())))
 }
 
 fn take(path: &Path) -> Outcome<()> {
