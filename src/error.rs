@@ -1,7 +1,6 @@
 //! What can go wrong: what was being done, whose fault it is, and what to do.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -99,7 +98,7 @@ pub enum Error {
         /// Where it is bound.
         found: String,
         /// Where it was to be bound.
-        wanted: SocketAddr,
+        wanted: String,
     },
     /// In strict mode: descriptors were handed over that this program did not take.
     #[error("nobody took the inherited descriptors {0:?}")]

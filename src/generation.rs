@@ -74,9 +74,15 @@ pub(crate) struct Board {
     /// How many connections listen for events.
     pub(crate) listening: usize,
     /// What they have not been told yet.
-    pub(crate) events: Vec<Event>,
-    /// How upgrades ended, for the connections that asked for them.
-    pub(crate) outcomes: Vec<(u64, Attempt)>,
+    pub(crate) notices: Vec<Notice>,
+}
+
+/// What a connection that listens is to be told.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    Event(Event),
+    /// How the upgrade ended that this connection asked for.
+    Outcome(u64, Attempt),
 }
 
 /// What somebody asks of whoever operates the service.
@@ -174,8 +180,7 @@ impl Generation {
                 requests: VecDeque::new(),
                 upgrade: None,
                 listening: 0,
-                events: Vec::new(),
-                outcomes: Vec::new(),
+                notices: Vec::new(),
             }),
         })
     }
@@ -258,9 +263,8 @@ impl Generation {
         self.arrivals.lower();
         arrival.watched.poller.remove(arrival.channel.as_fd());
         let reason = Cause::Closed(Peer::Successor).to_string();
-        board.no_successor();
         drop(board);
-        self.failed(arrival.receive.pid, arrival.began, &reason);
+        self.failed(arrival.receive.pid, arrival.began, &reason, Board::no_successor);
         true
     }
 
@@ -299,6 +303,12 @@ impl Generation {
         Ok(())
     }
 
+    /// An upgrade that a call of the application's asks for.
+    pub(crate) fn call_upgrade(&self, tell: Box<dyn FnOnce(Attempt) + Send>) -> Result<()> {
+        let asked = self.ask_upgrade(None, Asker::Call(tell));
+        asked.map_err(|message| Error::Refused { code: ErrorCode::Busy, message })
+    }
+
     pub(crate) fn ask_stop(&self) {
         self.board().requests.push_back(Request::Stop);
         self.asked(News::Stop, "the service is to stop");
@@ -320,7 +330,7 @@ impl Generation {
     /// An upgrade ended before its successor asked for the service; `pid` is 0 where no process was started.
     pub(crate) fn upgrade_failed(&self, pid: u32, reason: &str) {
         let began = self.board().upgrade.as_ref().map(|upgrade| upgrade.began);
-        self.failed(pid, began.unwrap_or_else(Instant::now), reason);
+        self.failed(pid, began.unwrap_or_else(Instant::now), reason, |_| {});
     }
 
     /// A successor was turned away. Where it is the one of an upgrade and could not be spoken with, that was all.
@@ -333,19 +343,21 @@ impl Generation {
     }
 
     /// An attempt ended before the application had to do with it.
-    fn failed(&self, pid: u32, began: Instant, reason: &str) {
+    fn failed(&self, pid: u32, began: Instant, reason: &str, change: impl FnOnce(&mut Board)) {
         let mut attempt = Laps::new(began).attempt(self.number, pid, Outcome::Failed);
         attempt.reason = Some(shorten(reason, MAX_TEXT));
-        self.record(attempt);
         self.tell(News::Failed, Some(pid), Some(began), reason.to_owned());
+        self.record(attempt, change);
     }
 
-    /// Puts an attempt into the history, and tells how it ended whoever asked for it.
-    pub(crate) fn record(&self, attempt: Attempt) {
+    /// Puts an attempt into the history, together with whatever `change` it makes, and tells how it ended whoever
+    /// asked for it.
+    pub(crate) fn record(&self, attempt: Attempt, change: impl FnOnce(&mut Board)) {
         let mut board = self.board();
         remember(&mut board.history, attempt.clone());
+        change(&mut board);
         match board.upgrade.take().map(|upgrade| upgrade.asker) {
-            Some(Asker::Session(token)) => board.outcomes.push((token, attempt)),
+            Some(Asker::Session(token)) => board.notices.push(Notice::Outcome(token, attempt)),
             Some(Asker::Call(tell)) => tell(attempt),
             Some(Asker::Nobody) | None => {}
         }
@@ -363,7 +375,7 @@ impl Generation {
         let mut board = self.board();
         if board.listening > 0 {
             event.message = shorten(&event.message, MAX_TEXT);
-            board.events.push(event);
+            board.notices.push(Notice::Event(event));
             drop(board);
             self.wake.raise();
         }

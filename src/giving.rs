@@ -103,6 +103,8 @@ pub(crate) struct Giving {
     held: Option<Milestone>,
     /// The successor's process, where it is our child.
     child: Option<Spawned>,
+    /// By when it has to be ready, whatever progress it makes.
+    limit: Option<Instant>,
 }
 
 /// A point that a handoff has reached.
@@ -138,6 +140,7 @@ impl Giving {
             over: false,
             held: None,
             child: None,
+            limit: None,
         })
     }
 
@@ -154,7 +157,12 @@ impl Giving {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.link.deadline()
+        self.link.deadline().into_iter().chain(self.limit).min()
+    }
+
+    /// The handoff is given up if the successor is not ready by then, whatever progress it makes.
+    pub(crate) fn limit(&mut self, limit: Instant) {
+        self.limit = Some(limit);
     }
 
     /// From here on the successor's process is ended and reaped if it does not take the service.
@@ -227,14 +235,7 @@ impl Giving {
     }
 
     pub(crate) fn draining(&mut self, connections: u64) {
-        self.generation.publish(wire::Event {
-            event: News::Draining,
-            generation: self.generation.number,
-            pid: Some(std::process::id()),
-            elapsed_us: Some(micros(self.laps.began.elapsed())),
-            connections: Some(connections),
-            message: left(connections),
-        });
+        self.tell_of_drain(News::Draining, Some(connections), left(connections));
         self.link.command(Command::Draining(connections));
     }
 
@@ -244,7 +245,7 @@ impl Giving {
         if !unread.is_empty() {
             tracing::info!(count = unread.len(), "passing on farewells that this generation has not read");
         }
-        self.tell(News::Farewell, "this process has drained");
+        self.tell_of_drain(News::Farewell, None, "this process has drained".to_owned());
         let states = unread.into_iter().chain(state).map(attach);
         self.link.command(Command::Farewell(states.collect()));
     }
@@ -280,6 +281,11 @@ impl Giving {
         if let Some(held) = self.held.take() {
             return Some(held);
         }
+        if self.limit.is_some_and(|limit| limit <= Instant::now()) {
+            self.limit = None;
+            let reason = "the upgrade's time is over, and the new process is not ready".to_owned();
+            self.link.command(Command::Abort(ErrorCode::Timeout, reason));
+        }
         while let Some(event) = self.link.step(Instant::now(), table) {
             if let Some(milestone) = self.note(event) {
                 return Some(milestone);
@@ -306,6 +312,7 @@ impl Giving {
                 None
             }
             Event::Ready => {
+                self.limit = None;
                 self.laps.ready = Some(Instant::now());
                 self.tell(News::Ready, "the successor can serve");
                 Some(Milestone::Ready)
@@ -315,8 +322,7 @@ impl Giving {
                 let attempt = self.attempt(Outcome::Completed);
                 tracing::info!(pause_us = attempt.pause_us, "the successor serves");
                 self.tell(News::Active, "the successor serves");
-                self.generation.record(attempt);
-                self.generation.board().phase = Phase::Draining;
+                self.generation.record(attempt, |board| board.phase = Phase::Draining);
                 Some(Milestone::Active)
             }
             Event::Stranded => {
@@ -348,7 +354,12 @@ impl Giving {
         let reason = wire::shorten(&cause.to_string(), wire::MAX_TEXT);
         let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
         self.tell(news, &reason);
-        self.generation.record(wire::Attempt { reason: Some(reason), ..self.attempt(outcome) });
+        let attempt = wire::Attempt { reason: Some(reason), ..self.attempt(outcome) };
+        if owner == Owner::Unknown {
+            self.generation.record(attempt, |_| {});
+        } else {
+            self.resume(attempt);
+        }
         match owner {
             Owner::StillUs => tracing::warn!(%cause, "the handoff failed; this process went on serving"),
             Owner::UsAgain => tracing::warn!(%cause, "the handoff failed; this process takes the service back"),
@@ -357,7 +368,6 @@ impl Giving {
             }
         }
         if owner != Owner::Unknown {
-            self.resume();
             self.end_child();
         }
         Milestone::Over(Failure::new(owner, Error::Handoff(cause)))
@@ -371,21 +381,33 @@ impl Giving {
     }
 
     /// The control socket is this side's again.
-    fn resume(&self) {
-        let mut board = self.generation.board();
-        board.no_successor();
-        let released = !board.accepting;
-        board.accepting = !board.closed;
-        drop(board);
+    fn resume(&self, attempt: wire::Attempt) {
+        let mut released = false;
+        self.generation.record(attempt, |board| {
+            board.no_successor();
+            released = !board.accepting;
+            board.accepting = !board.closed;
+        });
         if released {
             // The successor may have called listen, and would be named as the one that serves.
             let _ = control_socket::listen(self.generation.listener.as_fd());
         }
-        self.generation.wake.raise();
     }
 
     fn attempt(&self, outcome: Outcome) -> wire::Attempt {
         self.laps.attempt(self.generation.number, self.successor.pid, outcome)
+    }
+
+    /// As the successor tells of it.
+    fn tell_of_drain(&self, event: News, connections: Option<u64>, message: String) {
+        self.generation.publish(wire::Event {
+            event,
+            generation: self.generation.number,
+            pid: Some(std::process::id()),
+            elapsed_us: Some(micros(self.laps.began.elapsed())),
+            connections,
+            message,
+        });
     }
 
     fn tell(&self, news: News, message: &str) {

@@ -301,6 +301,11 @@ impl Inherited {
         self.source.generation()
     }
 
+    /// The address of what was inherited under a name and has not been taken.
+    pub(crate) fn address(&self, name: &str) -> Option<&str> {
+        self.unclaimed.address(name)
+    }
+
     pub(crate) fn state(&self) -> Option<&Arc<Received>> {
         self.state.as_ref()
     }
@@ -340,7 +345,8 @@ impl Inherited {
     {
         if let Some(found) = self.unclaimed.address(name) {
             if !found.parse().is_ok_and(|bound| serves(bound, wanted)) {
-                return Err(Error::AddressChanged { name: name.to_owned(), found: found.to_owned(), wanted });
+                let (name, found, wanted) = (name.to_owned(), found.to_owned(), wanted.to_string());
+                return Err(Error::AddressChanged { name, found, wanted });
             }
         }
         self.take_or_else(name, || {
