@@ -109,6 +109,18 @@ impl Drop for Running {
     }
 }
 
+/// The process that replaced the one that a test started is no child of the test.
+struct StopAtTheEnd<'a>(&'a str);
+
+impl Drop for StopAtTheEnd<'_> {
+    fn drop(&mut self) {
+        let _ = command(&["stop", self.0, "--timeout", "10s"]).output();
+    }
+}
+
+/// What a service says to a request that it does not take.
+const UNSUPPORTED: &str = r#"{"type":"error","code":"unsupported","message":"this is not offered by this service"}"#;
+
 fn http(listen: &str, control: &str) -> Process {
     Process::start("http", &["--listen", listen, "--control", control, "--drain", "100"])
 }
@@ -485,10 +497,29 @@ mod upgrade {
 
     #[test]
     fn a_service_that_takes_no_requests_says_so() {
+        let fake = asked(|client| client.say(UNSUPPORTED));
+        upgrade(fake).fails(1, &["does not take such requests", "start a new process"]);
+    }
+
+    #[test]
+    fn a_running_service_is_replaced_and_then_stopped() {
         let (_directory, path) = place();
-        let service = http("127.0.0.1:0", &path);
-        run(&["upgrade", &path]).fails(1, &["does not take such requests", "start a new process"]);
-        run(&["stop", &path]).fails(1, &["does not take such requests", &format!("process {}", service.word("pid="))]);
+        let mut first = http("127.0.0.1:0", &path);
+        let _stop = StopAtTheEnd(&path);
+        let ended = run(&["upgrade", &path, "--json", "--timeout", "60s"]);
+        ended.succeeds();
+        let lines = ended.lines();
+        let events: Vec<&str> = lines.iter().filter_map(|line| line["event"].as_str()).collect();
+        let wanted = ["upgrade", "spawned", "receive", "transferred", "ready", "release", "active"];
+        assert_eq!(events, wanted);
+        let outcome = lines.last().unwrap();
+        assert_eq!((&outcome["type"], &outcome["outcome"]), (&json!("outcome"), &json!("completed")));
+        first.ends_well();
+
+        let stopped = run(&["stop", &path]);
+        let pid = &outcome["successor_pid"];
+        assert!(stopped.succeeds().contains(&format!("process {pid} has stopped, after")), "{}", stopped.out());
+        run(&["status", &path]).fails(3, &["nobody listens"]);
     }
 
     #[test]
@@ -615,6 +646,21 @@ stop         the service is to stop
 process 4121 has stopped, after it had been up for 1 min 1 s
 ";
         assert_eq!(ended.succeeds(), wanted);
+        fake.ends();
+    }
+
+    #[test]
+    fn a_service_that_takes_no_requests_leaves_it_to_others() {
+        let fake = Fake::new(|service| {
+            let mut watcher = service.accept();
+            watcher.hear();
+            watcher.say(STATUS);
+            let mut asker = service.accept();
+            asker.hear();
+            asker.say(UNSUPPORTED);
+            watcher.wait_for_the_end();
+        });
+        run(&["stop", &fake.path]).fails(1, &["does not take such requests", "end process 4121"]);
         fake.ends();
     }
 
