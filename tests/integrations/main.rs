@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use service::{Replace, Service};
+use service::{Service, Way};
 
 /// How long anything may take that has to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ fn tonic() {
 /// What a client does until it is told to stop, saying what becomes of each request.
 type Client = Box<dyn FnOnce(&dyn Fn(Result<(), String>) -> bool) + Send>;
 
-/// Replaces a service in each way, twice, while clients make requests. `hold` begins something with the old process,
+/// Ways a service in each way, twice, while clients make requests. `hold` begins something with the old process,
 /// and what it returns ends that when the new one serves.
 fn replaced_under_load<H: FnOnce()>(
     example: &str,
@@ -58,7 +58,7 @@ fn replaced_under_load<H: FnOnce()>(
 ) {
     let mut service = Service::start(example);
     let load = Load::start(clients(service.addr()));
-    let ways = [Replace::BySignal, Replace::ByRequest, Replace::ByHand];
+    let ways = [Way::Signal, Way::Request, Way::Hand];
     // Each replacement begins while the process before the last one may still drain.
     let mut replaced = Vec::new();
     for way in ways.into_iter().cycle().take(REPLACEMENTS) {

@@ -15,12 +15,12 @@ use nix::unistd::{Pid, pipe2};
 
 use crate::PATIENCE;
 
-/// Who asks for a new process, and starts it.
+/// How a new process is asked for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Replace {
-    BySignal,
-    ByRequest,
-    ByHand,
+pub(crate) enum Way {
+    Signal,
+    Request,
+    Hand,
 }
 
 pub(crate) struct Service {
@@ -71,12 +71,12 @@ impl Service {
     }
 
     /// Replaces the process that serves, and returns it.
-    pub(crate) fn replace(&mut self, way: Replace) -> Pid {
+    pub(crate) fn replace(&mut self, way: Way) -> Pid {
         let before = self.current;
         match way {
-            Replace::BySignal => kill(before.pid, Signal::SIGHUP).unwrap(),
-            Replace::ByRequest => self.request(),
-            Replace::ByHand => self.spawn(),
+            Way::Signal => kill(before.pid, Signal::SIGHUP).unwrap(),
+            Way::Request => self.request(),
+            Way::Hand => self.spawn(),
         }
         self.await_ready();
         assert_eq!(self.current.generation, before.generation + 1);
@@ -104,6 +104,7 @@ impl Service {
         self.directory.path().join("control.sock")
     }
 
+    #[expect(clippy::zombie_processes, reason = "it is waited for by its id, as are those that it starts")]
     fn spawn(&mut self) {
         let mut command = Command::new(&self.program);
         command.arg("127.0.0.1:0").arg(self.control()).stdin(Stdio::null());
@@ -133,6 +134,9 @@ impl Drop for Service {
     fn drop(&mut self) {
         for process in &self.running {
             let _ = kill(*process, Signal::SIGKILL);
+        }
+        for process in &self.running {
+            let _ = waitpid(*process, None);
         }
     }
 }
