@@ -60,7 +60,7 @@ fn work(listener: &Acceptor<TcpListener>, handle: &Handle, generation: u64) {
     }
 }
 
-/// HTTP/1.1 with requests that have no body. Once superseded, the answer is the last one on its connection, and says so.
+/// HTTP/1.1, requests without a body. Once superseded, an answer is the last one on its connection, and says so.
 fn serve<S: io::Read + Write>(mut connection: BufReader<S>, handle: &Handle, generation: u64) -> io::Result<()> {
     let mut line = String::new();
     while connection.read_line(&mut line)? > 0 {

@@ -34,9 +34,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     reporter.set_service_status(format!("generation {generation}"), ServingStatus::Serving).await;
     println!("ready generation={generation} pid={pid} listen={listen}");
 
-    // When superseded, tonic sends GOAWAY on every connection: calls that have begun or are on their way are answered,
-    // and the client connects anew for the next. A stream without end, such as health's `Watch`, goes on until the drain
-    // deadline.
+    // When superseded, tonic says GOAWAY on every connection, and answers the calls that it has seen. Others were still
+    // on their way through a client. gRPC clients make those anew by themselves, but tonic's do not: they report them as
+    // `Cancelled`, or as an error of HTTP/2 that is `NO_ERROR` (tests/integrations/grpc.rs tells them apart). A stream
+    // without end, such as health's `Watch`, goes on until the drain deadline.
     let served = handoff.serve(|handle| {
         let server = Server::builder().add_service(health.clone());
         server.serve_with_incoming_shutdown(listener.incoming(), handle.superseded())

@@ -36,22 +36,27 @@ fn client(runtime: &Arc<Runtime>, channel: impl Fn() -> Channel + Send + 'static
     })
 }
 
-/// A call. Calls that were waiting in a channel when its connection ended are given back: they are made anew.
+/// A call. One that the service has not seen is made again.
 async fn check(channel: Channel) -> Result<(), Status> {
     loop {
         match HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await {
-            Err(status) if was_not_sent(&status) => {}
+            Err(status) if unseen(&status) => {}
             answer => return answer.map(drop),
         }
     }
 }
 
-/// Whether hyper still had this call when it closed the connection. The service has not heard of it, so that this is
-/// for the client to mend; channels of other languages do it by themselves.
-fn was_not_sent(status: &Status) -> bool {
+/// Whether this call was still on its way through the client when GOAWAY came: hyper had not begun it, or HTTP/2
+/// refused to. What a GOAWAY without an error turns away has not been processed (RFC 9113, 6.8), and gRPC has clients
+/// make it again unasked (gRFC A6, transparent retries). tonic's do not.
+fn unseen(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+        let not_begun = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
+        let refused = error.downcast_ref::<h2::Error>().is_some_and(|error| {
+            error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+        });
+        if not_begun || refused {
             return true;
         }
         source = error.source();
