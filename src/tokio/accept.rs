@@ -176,7 +176,7 @@ where
                 // The server is told by other means.
                 Ok(None) => std::future::pending().await,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept");
+                    tracing::warn!(event = "accept_failed", %error, "cannot accept");
                     ::tokio::time::sleep(AFTER_AN_ERROR).await;
                 }
             }

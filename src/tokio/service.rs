@@ -472,7 +472,7 @@ impl Handoff {
             absorb(&self.hooks, farewell).await;
         }
         let farewell = call(&self.hooks.farewell).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the last state is lost");
+            tracing::error!(event = "state_lost", %error, "the last state is lost");
             None
         });
         released.farewell(farewell).await
@@ -503,7 +503,8 @@ impl Handoff {
         if timeout(self.handle.drain, &mut drain).await.is_ok() {
             return;
         }
-        tracing::warn!(left = self.handle.connections(), "the drain deadline has passed; ending what is left");
+        let connections = self.handle.connections();
+        tracing::warn!(event = "overdue", connections, "the drain deadline has passed; ending what is left");
         self.handle.term().overdue.cancel();
         let _ = timeout(ENDING, drain).await;
     }
@@ -538,7 +539,7 @@ async fn attend(mut steward: Steward, hooks: Hooks, handle: Handle) -> (Steward,
     let poller = match poller {
         Ok(poller) => poller,
         Err(error) => {
-            tracing::error!(%error, "cannot attend to signals and successors; stopping");
+            tracing::error!(event = "attend_failed", %error, "cannot attend to signals and successors; stopping");
             handle.supersede();
             return (steward, Turn::Stop);
         }
@@ -560,7 +561,9 @@ async fn attend(mut steward: Steward, hooks: Hooks, handle: Handle) -> (Steward,
 }
 
 async fn hand_over(giving: Giving, hooks: &Hooks, registry: &Registry) -> Option<Ready> {
-    let successor = Successor::new(giving).inspect_err(|error| tracing::error!(%error, "cannot hand over")).ok()?;
+    let successor = Successor::new(giving)
+        .inspect_err(|error| tracing::error!(event = "hand_over_failed", %error, "cannot hand over"))
+        .ok()?;
     let snapshot = match call(&hooks.snapshot).await {
         Ok(snapshot) => snapshot,
         Err(error) => {
@@ -589,7 +592,7 @@ async fn absorb(hooks: &Hooks, farewell: Received) {
         Ok(())
     });
     if let Err(error) = absorbed.await {
-        tracing::error!(%error, "a farewell is lost");
+        tracing::error!(event = "farewell_lost", %error, "a farewell is lost");
     }
 }
 
