@@ -125,7 +125,7 @@ impl Place {
     pub(crate) fn remove(&self, ours: FileId) {
         if matches!(self.look(), Ok(Some(found)) if found == ours) {
             if let Err(error) = file::unlink_at(self.directory.as_fd(), &self.name) {
-                tracing::warn!(path = %self.path.display(), %error, "cannot remove the control socket");
+                tracing::warn!(event = "remove_failed", path = %self.path.display(), %error, "cannot remove the control socket");
             }
         }
     }
