@@ -332,8 +332,7 @@ impl Giving {
                 let (pause_us, total_us) = (attempt.pause_us, attempt.total_us);
                 tracing::info!(event = "active", pause_us, total_us, "the successor serves");
                 self.tell(News::Active, "the successor serves");
-                self.generation.record(attempt);
-                self.generation.board().phase = Phase::Draining;
+                self.generation.record(attempt, |board| board.phase = Phase::Draining);
                 Some(Milestone::Active)
             }
             Event::Stranded => {
@@ -367,21 +366,27 @@ impl Giving {
         self.tell(news, &reason);
         let attempt = wire::Attempt { reason: Some(reason), ..self.attempt(outcome) };
         let (total_us, phase) = (attempt.total_us, self.generation.board().phase);
-        self.generation.record(attempt);
+        if owner == Owner::Unknown {
+            self.generation.record(attempt, |_| {});
+        } else {
+            self.resume(attempt);
+        }
         let reason = &cause;
         match owner {
             Owner::StillUs => {
-                tracing::warn!(event = "failed", %reason, %phase, total_us, "the handoff failed; this process went on serving");
+                const TEXT: &str = "the handoff failed; this process went on serving";
+                tracing::warn!(event = "failed", %reason, %phase, total_us, "{TEXT}");
             }
             Owner::UsAgain => {
-                tracing::warn!(event = "taken_back", %reason, %phase, total_us, "the handoff failed; this process takes the service back");
+                const TEXT: &str = "the handoff failed; this process takes the service back";
+                tracing::warn!(event = "taken_back", %reason, %phase, total_us, "{TEXT}");
             }
             Owner::Unknown | Owner::Successor => {
-                tracing::error!(event = "owner_unknown", %reason, %phase, total_us, "the handoff failed, and nobody knows who serves");
+                const TEXT: &str = "the handoff failed, and nobody knows who serves";
+                tracing::error!(event = "owner_unknown", %reason, %phase, total_us, "{TEXT}");
             }
         }
         if owner != Owner::Unknown {
-            self.resume();
             self.end_child();
         }
         Milestone::Over(Failure::new(owner, Error::Handoff(cause)))
@@ -395,17 +400,17 @@ impl Giving {
     }
 
     /// The control socket is this side's again.
-    fn resume(&self) {
-        let mut board = self.generation.board();
-        board.no_successor();
-        let released = !board.accepting;
-        board.accepting = !board.closed;
-        drop(board);
+    fn resume(&self, attempt: wire::Attempt) {
+        let mut released = false;
+        self.generation.record(attempt, |board| {
+            board.no_successor();
+            released = !board.accepting;
+            board.accepting = !board.closed;
+        });
         if released {
             // The successor may have called listen, and would be named as the one that serves.
             let _ = control_socket::listen(self.generation.listener.as_fd());
         }
-        self.generation.wake.raise();
     }
 
     fn attempt(&self, outcome: Outcome) -> wire::Attempt {

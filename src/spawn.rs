@@ -88,7 +88,7 @@ impl Spawned {
         let pid = self.pid();
         let end = move || match self.end(grace) {
             Ok(status) => {
-                tracing::info!(event = "ended", successor = pid, %status, "ended the successor that did not take the service")
+                tracing::info!(event = "ended", successor = pid, %status, "ended what did not take the service")
             }
             Err(error) => tracing::error!(event = "end_failed", successor = pid, %error, "cannot reap the successor"),
         };

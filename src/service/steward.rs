@@ -227,8 +227,8 @@ impl Steward {
             }
             None => "nobody asked for the service in time".to_owned(),
         };
-        let generation = self.generation.number;
-        tracing::error!(event = "upgrade_failed", generation, successor = pid, %reason, "the upgrade failed; this process serves on");
+        let (generation, successor) = (self.generation.number, pid);
+        tracing::error!(event = "upgrade_failed", generation, successor, %reason, "this process serves on");
         self.generation.upgrade_failed(pid, &reason);
     }
 
