@@ -228,7 +228,7 @@ impl Steward {
             None => "nobody asked for the service in time".to_owned(),
         };
         let (generation, successor) = (self.generation.number, pid);
-        tracing::error!(event = "upgrade_failed", generation, successor, %reason, "this process serves on");
+        tracing::error!(event = "upgrade_failed", generation, successor, %reason, "the upgrade failed");
         self.generation.upgrade_failed(pid, &reason);
     }
 

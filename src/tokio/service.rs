@@ -360,7 +360,12 @@ impl Handoff {
 
     /// Runs a server until this process is to exit: starts it, and again whenever a successor was lost after it had
     /// been told to end. `server` gets a [`Handle`], from which it takes what its graceful shutdown waits for. Gives
-    /// what the last server gave, or `None` where the drain deadline has ended it.
+    /// what the last server gave, or `None` where the drain deadline has ended it: a server that can fail has its
+    /// error in there.
+    ///
+    /// A connection that its client keeps is not idle to the drain. Say `Connection: close` once
+    /// [`Handle::is_superseded`], as the [crate's page](crate#axum) shows: otherwise it holds this process until the drain
+    /// deadline, and a request that is then on its way is lost.
     ///
     /// The service is given up as soon as its [`Acceptor`]s have stopped: for one that takes in work by other
     /// ways, such as a UDP socket, use [`Handoff::superseded`] and [`Handoff::finish`].
