@@ -418,7 +418,7 @@ impl Handoff {
             self.absorb(farewell);
         }
         let farewell = self.hooks.farewell.call().unwrap_or_else(|error| {
-            tracing::error!(%error, "the last state is lost");
+            tracing::error!(event = "state_lost", %error, "the last state is lost");
             None
         });
         released.farewell(farewell)
@@ -438,7 +438,11 @@ impl Handoff {
                 return Ok(());
             }
             if deadline <= now {
-                tracing::warn!(left, "the drain deadline has passed; ending what is left");
+                tracing::warn!(
+                    event = "overdue",
+                    connections = left,
+                    "the drain deadline has passed; ending what is left"
+                );
                 return Ok(());
             }
             if let Some(failure) = released.lost_or(none_left.as_fd(), Some(deadline.min(now + TELL))) {

@@ -81,7 +81,8 @@ impl<H> HandoffBuilder<H> {
         self
     }
 
-    /// A signal that stops the service. Default: none; the control socket and [`Handle::stop`] always can.
+    /// A signal that stops the service. Default: none; the control socket and [`Handle::stop`] always can. A process
+    /// that drains does not hear it any more: the drain deadline ends it.
     #[must_use]
     pub fn stop_on(mut self, signal: SignalKind) -> Self {
         self.operation.stop_on.push(signal);

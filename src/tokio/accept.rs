@@ -160,7 +160,7 @@ impl<L: Listener> Acceptor<L> {
     async fn accept_calmly(&self) -> io::Result<Option<Accepted<L>>> {
         let accepted = self.accept().await;
         if let Err(error) = &accepted {
-            tracing::warn!(%error, "cannot accept");
+            tracing::warn!(event = "accept_failed", %error, "cannot accept");
             sleep(AFTER_AN_ERROR).await;
         }
         accepted
