@@ -310,7 +310,8 @@ mod watch {
         assert!(lines.last().unwrap().contains(&next), "{lines:#?}");
 
         terminate(&mut second);
-        assert_eq!(after_time(&watch.line()), "the service has stopped, and nobody listens any more");
+        let last = watch.lines_until("has stopped").pop().unwrap();
+        assert_eq!(after_time(&last), "the service has stopped, and nobody listens any more");
         assert_eq!(watch.ends(), (Some(0), String::new()));
     }
 

@@ -5,11 +5,13 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// One process of an example. Killed, if a test fails before it has ended.
 pub(crate) struct Process {
     pub(crate) child: Child,
+    /// Open for as long as the test goes on: a successor that the process starts writes to it as well.
+    _stdout: BufReader<ChildStdout>,
     ready: String,
 }
 
@@ -18,9 +20,10 @@ impl Process {
     pub(crate) fn start(example: &str, args: &[&str]) -> Process {
         let mut child = Command::new(program(example)).args(args).stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut ready).unwrap();
         assert!(ready.starts_with("ready generation="), "{ready:?}");
-        Process { child, ready }
+        Process { child, _stdout: stdout, ready }
     }
 
     pub(crate) fn word(&self, key: &str) -> &str {
