@@ -459,10 +459,11 @@ impl Handoff {
     /// The steward, and why this process is superseded; `None` where it is not.
     async fn turn(&mut self) -> Option<(Steward, Turn)> {
         match self.steward.take()? {
-            Stewarding::Busy(task) if self.handle.is_superseded() => task.await.ok(),
             Stewarding::Busy(task) => {
+                // It may be about to say so: a server without connections ends as soon as its listener does. This ends
+                // only one that is still waiting.
                 task.abort();
-                None
+                task.await.ok()
             }
             Stewarding::Idle(_) => None,
         }
