@@ -75,9 +75,9 @@
 //!
 //! # async fn serve(mut handoff: Handoff, listener: Acceptor<tokio::net::TcpListener>, app: axum::Router)
 //! # -> Result<(), fd_handoff::Failure> {
+//! let app = app.layer(map_response_with_state(handoff.handle(), last_answer));
 //! handoff.serve(|handle| {
-//!     let app = app.clone().layer(map_response_with_state(handle.clone(), last_answer));
-//!     axum::serve(listener.clone(), app).with_graceful_shutdown(handle.drained())
+//!     axum::serve(listener.clone(), app.clone()).with_graceful_shutdown(handle.drained())
 //! }).await?;
 //! # Ok(())
 //! # }
@@ -89,6 +89,8 @@
 //!     response
 //! }
 //! ```
+//!
+//! The examples `axum`, `tonic`, `actix` and `threads` are whole services of at most 80 lines.
 //!
 //! # The two calls
 //!
@@ -188,7 +190,8 @@
 //! - `axum`: [`tokio::Acceptor`] can be given to `axum::serve`.
 //! - `systemd`: the service manager is told which process serves (`READY=1`, `MAINPID`, `STOPPING=1`). Without
 //!   `NOTIFY_SOCKET` in the environment it does nothing.
-//! - `cli`: the command `handoff`, made of [`client`]. It adds nothing to the library.
+//! - `cli`: the command `handoff`, made of [`client`]: `cargo install fd-handoff --features cli`. It adds nothing to the
+//!   library.
 //!
 //! # SIGPIPE
 //!

@@ -174,7 +174,7 @@ impl Transfer {
             Event::Hello(hello) => {
                 let span = &self.link.span;
                 span.record("predecessor", hello.pid).record("generation", hello.generation.saturating_add(1));
-                tracing::info!(event = "found", version = %hello.version, "found the running service");
+                tracing::info!(event = "found", version = hello.version, "found the running service");
             }
             Event::Offered(offer, pidfd) => {
                 make_room(offer.descriptors as usize)?;
