@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::channel::{Link, Point};
 use crate::control_socket;
 use crate::descriptor::{Attachment, application_name, describe, entry};
-use crate::error::{Error, Failure, Owner, Result};
+use crate::error::{Error, Failure, Owner, Result, StateError};
 use crate::generation::{Arrival, Generation, Named};
 use crate::history::{Laps, micros};
 use crate::protocol::{
@@ -239,8 +239,13 @@ impl Giving {
         self.link.command(Command::Draining(connections));
     }
 
-    /// Says farewell: with the predecessor's own last states that nobody here has read, then with ours.
-    pub(crate) fn farewell(&mut self, state: Option<Packet<OwnedFd>>) {
+    /// Says farewell: with the predecessor's own last states that nobody here has read, then with ours. Where ours could
+    /// not be encoded, the others go all the same.
+    pub(crate) fn farewell(&mut self, state: Result<Option<Packet<OwnedFd>>, StateError>) -> Option<Failure> {
+        let (state, lost) = match state {
+            Ok(state) => (state, None),
+            Err(error) => (None, Some(Failure::new(Owner::Successor, error.into()))),
+        };
         let unread: Vec<_> = self.generation.board().farewells.drain(..).collect();
         if !unread.is_empty() {
             tracing::info!(count = unread.len(), "passing on farewells that this generation has not read");
@@ -248,6 +253,7 @@ impl Giving {
         self.tell_of_drain(News::Farewell, None, "this process has drained".to_owned());
         let states = unread.into_iter().chain(state).map(attach);
         self.link.command(Command::Farewell(states.collect()));
+        lost
     }
 
     /// Whether this generation's own predecessor still has to say farewell.

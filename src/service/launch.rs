@@ -44,7 +44,7 @@ pub(crate) struct OwnProgram {
 impl OwnProgram {
     /// To be called before the program changes its working directory.
     pub(crate) fn as_started() -> Result<OwnProgram> {
-        let directory = env::current_dir().ok();
+        let directory = working_directory();
         let mut arguments = env::args_os();
         let named = arguments.next().map(PathBuf::from).unwrap_or_default();
         let running = fs::read_link("/proc/self/exe").map(undeleted).map_err(Error::io("find this program's path"))?;
@@ -62,6 +62,13 @@ impl OwnProgram {
     }
 }
 
+/// By the name that the shell has for it, if that is true: it may lead through a symbolic link to the current release,
+/// which the kernel does not remember.
+fn working_directory() -> Option<PathBuf> {
+    let named = env::var_os("PWD").map(PathBuf::from);
+    named.filter(|path| path.is_absolute() && same_file(path, Path::new("."))).or_else(|| env::current_dir().ok())
+}
+
 /// The kernel marks the path of a program that was replaced while it was starting: see `proc(5)`.
 fn undeleted(path: PathBuf) -> PathBuf {
     match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
@@ -76,11 +83,18 @@ fn located(named: &Path, directory: Option<&Path>) -> Option<PathBuf> {
         return Some(directory?.join(named));
     }
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|entry| entry.join(named)).find(|candidate| candidate.is_file())
+    // An entry may be relative, and the empty one is where we are.
+    let candidates =
+        env::split_paths(&path).map(|entry| directory.map_or(entry.clone(), |it| it.join(&entry)).join(named));
+    candidates.into_iter().find(|candidate| candidate.is_file())
 }
 
 /// Whether this path leads to the program that runs: its name for itself (`argv[0]`) may be anything.
 fn is_running(path: &Path) -> bool {
-    let (Ok(there), Ok(running)) = (fs::metadata(path), fs::metadata("/proc/self/exe")) else { return false };
-    (there.dev(), there.ino()) == (running.dev(), running.ino())
+    same_file(path, Path::new("/proc/self/exe"))
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    let (Ok(one), Ok(other)) = (fs::metadata(one), fs::metadata(other)) else { return false };
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }

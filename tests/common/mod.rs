@@ -5,6 +5,7 @@
 
 pub(crate) mod child;
 pub(crate) mod raw;
+pub(crate) mod service;
 
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
@@ -160,7 +161,7 @@ impl Form {
 }
 
 #[cfg(feature = "tokio")]
-fn runtime() -> Arc<Runtime> {
+pub(crate) fn runtime() -> Arc<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     Arc::new(builder.worker_threads(1).enable_all().build().unwrap())
 }
