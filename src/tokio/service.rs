@@ -496,14 +496,17 @@ impl Handoff {
         let mut drain = std::pin::pin!(self.in_time(drain));
         let mut tell = interval(TELL);
         tell.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut told = None;
+        let (mut told, mut drained) = (None, false);
         loop {
             let left = self.handle.connections();
             if told.replace(left) != Some(left) {
                 released.draining(left as u64);
             }
+            if drained {
+                return Ok(());
+            }
             ::tokio::select! {
-                () = &mut drain => return Ok(()),
+                () = &mut drain => drained = true,
                 failure = released.lost() => return Err(failure),
                 _ = tell.tick() => {}
             }
