@@ -287,17 +287,19 @@ impl Giving {
         if let Some(held) = self.held.take() {
             return Some(held);
         }
-        if self.limit.is_some_and(|limit| limit <= Instant::now()) {
-            self.limit = None;
-            let reason = "the upgrade's time is over, and the new process is not ready".to_owned();
-            self.link.command(Command::Abort(ErrorCode::Timeout, reason));
-        }
-        while let Some(event) = self.link.step(Instant::now(), table) {
+        loop {
+            // Each time: a successor that talks without end puts it off no longer than one that is silent.
+            let now = Instant::now();
+            if self.limit.is_some_and(|limit| limit <= now) {
+                self.limit = None;
+                let reason = "the upgrade's time is over, and the new process is not ready".to_owned();
+                self.link.command(Command::Abort(ErrorCode::Timeout, reason));
+            }
+            let event = self.link.step(now, table)?;
             if let Some(milestone) = self.note(event) {
                 return Some(milestone);
             }
         }
-        None
     }
 
     fn note(&mut self, event: Event) -> Option<Milestone> {

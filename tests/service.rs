@@ -47,6 +47,7 @@ forms! {
     a_successor_from_elsewhere_is_awaited
     a_successor_from_elsewhere_that_does_not_come
     a_drain_without_a_deadline
+    what_is_asked_of_a_service_that_drains_changes_nothing
     a_watcher_sees_a_handoff_in_order
     a_watcher_that_never_reads_is_let_go
     sixty_four_watchers
@@ -539,6 +540,104 @@ fn a_drain_without_a_deadline(form: Form) {
     drop(connection);
     ended(first);
     assert_eq!(second.finish().unwrap(), Finish::Exit);
+}
+
+/// Its successor serves: there is nothing to upgrade here, and nothing to stop but the drain.
+fn what_is_asked_of_a_service_that_drains_changes_nothing(form: Form) {
+    let Place { directory: _directory, path } = place();
+    let first = start(form, &path).ready().unwrap();
+    let handle = first.handle();
+    let connection = handle.count();
+    let client = Client::connect(&path).unwrap();
+    let first = serve(first);
+    let second = start(form, &path).ready().unwrap();
+    assert_busy(handle.upgrade().map(drop), "under way");
+    assert_busy(client.upgrade(None).unwrap().next().unwrap().map(drop), "under way");
+    handle.stop();
+    assert_eq!(Client::connect(&path).unwrap().status().unwrap().generation, 2);
+    assert!(!first.is_finished() && handle.connections() == 1);
+    drop(connection);
+    ended(first);
+    assert!(path.exists());
+    drop(second);
+}
+
+/// The library gives the application a moment after the drain deadline, and waits for what that does with it.
+#[cfg(feature = "tokio")]
+#[test]
+fn what_a_connection_does_when_it_is_overdue_is_in_the_farewell() {
+    let Place { directory: _directory, path } = place();
+    let plan = Plan { drain: Some(Duration::from_millis(50)), ..Plan::default() };
+    let mut first = Form::Tokio.start_with(config(&path), plan).unwrap();
+    let total = Arc::new(AtomicUsize::new(0));
+    first.on_farewell({
+        let total = Arc::clone(&total);
+        move || State::bytes(total.load(SeqCst).to_string())
+    });
+    let first = first.ready().unwrap();
+    let common::service::Handle::Tokio(handle, runtime) = first.handle() else { unreachable!() };
+    let (connection, overdue) = (handle.count(), handle.overdue());
+    runtime.spawn(async move {
+        overdue.await;
+        tokio::task::yield_now().await;
+        total.store(7, SeqCst);
+        drop(connection);
+    });
+    let first = serve(first);
+    let mut second = start(Form::Tokio, &path).ready().unwrap();
+    let absorbed = absorbing(&mut second);
+    let handle = second.handle();
+    let second = serve(second);
+    ended(first);
+    wait_for(|| !absorbed.lock().unwrap().is_empty());
+    assert_eq!(*absorbed.lock().unwrap(), ["7"]);
+    handle.stop();
+    ended(second);
+}
+
+/// A server that knows nothing of handoffs ends when it is told to, and again after it was started again.
+#[cfg(feature = "axum")]
+#[test]
+fn a_server_runs_until_the_service_is_handed_over() {
+    let Place { directory: _directory, path } = place();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut starting =
+        runtime.block_on(async { fd_handoff::tokio::Handoff::builder(config(&path)).unwrap().start().await.unwrap() });
+    let listener = {
+        let _inside = runtime.enter();
+        starting.tcp_listener("http", "127.0.0.1:0".parse().unwrap()).unwrap()
+    };
+    let addr = listener.listener().local_addr().unwrap();
+    let mut handoff = runtime.block_on(starting.ready()).unwrap();
+    let started = Arc::new(AtomicUsize::new(0));
+    let starts = Arc::clone(&started);
+    let serving = runtime.spawn(async move {
+        let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+        let server = |handle: fd_handoff::tokio::Handle| {
+            starts.fetch_add(1, SeqCst);
+            axum::serve(listener.clone(), app.clone()).with_graceful_shutdown(handle.drained())
+        };
+        handoff.serve(server).await.unwrap().map(Result::unwrap)
+    });
+    let get = || {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("hello"), "{answer}");
+    };
+    get();
+    // It says that it is ready, and then that it does not serve.
+    let mut raw = common::raw::Raw::receive(&path);
+    raw.take_offer();
+    raw.say(&serde_json::json!({"type": "ready"}));
+    raw.expect("release");
+    raw.say(&serde_json::json!({"type": "abort", "code": "application", "reason": "no"}));
+    wait_for(|| started.load(SeqCst) == 2);
+    get();
+    let second = start(Form::Blocking, &path).ready().unwrap();
+    assert_eq!(runtime.block_on(serving).unwrap(), Some(()));
+    drop(second);
 }
 
 fn a_watcher_sees_a_handoff_in_order(form: Form) {

@@ -128,7 +128,7 @@ fn one_upgrade_at_a_time(form: Form) {
 
     world.next(&role_of(form));
     assert_completed(&world.upgrade(None));
-    world.hears(&["serving 2"]);
+    world.hears(&["serving 2", "exits 1"]);
 }
 
 /// The process that an upgrade has started.
@@ -249,7 +249,7 @@ fn a_new_process_that_was_turned_away_and_stays_is_ended_by_the_next_upgrade(for
     world.is_clean(descriptors);
     world.next(&role_of(form));
     assert_completed(&world.upgrade(None));
-    world.hears(&["serving 2"]);
+    world.hears(&["serving 2", "exits 1"]);
 }
 
 fn a_successor_that_dies_while_its_predecessor_drains(old: Form, new: Form) {
@@ -407,42 +407,40 @@ fn a_binary_in_a_working_directory_behind_a_link_that_moves_is_the_new_one(form:
     assert_runs(&world, &program);
 }
 
-/// A fake service manager hears which process serves.
 #[cfg(feature = "systemd")]
-mod systemd {
-    use super::*;
+forms! {
+    the_service_manager_hears_who_serves
+}
 
-    forms! { the_service_manager_hears_who_serves }
-
-    fn the_service_manager_hears_who_serves(form: Form) {
-        let socket = tempfile::tempdir().unwrap();
-        let path = socket.path().join("notify.sock");
-        let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-        manager.set_read_timeout(Some(common::PATIENCE)).unwrap();
-        let hears = || {
-            let mut bytes = [0; 256];
-            let count = manager.recv(&mut bytes).unwrap();
-            String::from_utf8(bytes[..count].to_vec()).unwrap()
-        };
-        let mut world = World::run(form, &[], |place| {
-            let mut command = child::command(&role_of(form), &place.path);
-            command.env("NOTIFY_SOCKET", &path);
-            command
-        });
-        assert_eq!(hears(), format!("MAINPID={}\nREADY=1\n", world.pid()));
-        assert_completed(&world.upgrade(None));
-        world.hears(&["serving 2", "exits 1"]);
-        assert_eq!(hears(), format!("MAINPID={}\nREADY=1\n", world.pid()));
-        world.client().stop().unwrap();
-        world.hears(&["exits 2"]);
-        assert_eq!(hears(), "STOPPING=1\n");
-    }
+#[cfg(feature = "systemd")]
+fn the_service_manager_hears_who_serves(form: Form) {
+    let socket = tempfile::tempdir().unwrap();
+    let path = socket.path().join("notify.sock");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    let hears = || {
+        let mut bytes = [0; 256];
+        let count = manager.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    };
+    let mut world = World::run(form, &[], |place| {
+        let mut command = child::command(&role_of(form), &place.path);
+        command.env("NOTIFY_SOCKET", &path);
+        command
+    });
+    assert_eq!(hears(), format!("MAINPID={}\nREADY=1\n", world.pid()));
+    assert_completed(&world.upgrade(None));
+    world.hears(&["serving 2", "exits 1"]);
+    assert_eq!(hears(), format!("MAINPID={}\nREADY=1\n", world.pid()));
+    world.client().stop().unwrap();
+    world.hears(&["exits 2"]);
+    assert_eq!(hears(), "STOPPING=1\n");
 }
 
 #[test]
 #[ignore = "run by other tests as a process of its own"]
 fn child_main() {
     if let Some((role, parent)) = child::role() {
-        play(&role, parent);
+        play(&role, &parent.path);
     }
 }

@@ -7,15 +7,20 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use crate::error::{Error, Result};
+
+#[cfg(test)]
+mod tests;
 
 /// Who starts the new process.
 pub(crate) enum Launch {
     /// This process: its own program anew.
     Itself(OwnProgram),
-    /// This process: whatever the application says.
-    Command(Box<dyn FnMut() -> Command + Send>),
+    /// This process: whatever the application says. In a lock only so that the service can be lent to other threads: a
+    /// future that runs it is to be `Send`.
+    Command(Mutex<Box<dyn FnMut() -> Command + Send>>),
     /// Somebody else: a service manager, the operator.
     Elsewhere,
 }
@@ -48,7 +53,9 @@ impl OwnProgram {
         let mut arguments = env::args_os();
         let named = arguments.next().map(PathBuf::from).unwrap_or_default();
         let running = fs::read_link("/proc/self/exe").map(undeleted).map_err(Error::io("find this program's path"))?;
-        let program = located(&named, directory.as_deref()).filter(|path| is_running(path)).unwrap_or(running);
+        let program = located(&named, directory.as_deref(), env::var_os("PATH"))
+            .filter(|path| is_running(path))
+            .unwrap_or(running);
         Ok(OwnProgram { program, arguments: arguments.collect(), directory })
     }
 
@@ -78,14 +85,16 @@ fn undeleted(path: PathBuf) -> PathBuf {
 }
 
 /// Where the shell that started this program has found it. Links are not resolved.
-fn located(named: &Path, directory: Option<&Path>) -> Option<PathBuf> {
-    if named.components().count() > 1 || named.is_absolute() {
-        return Some(directory?.join(named));
+fn located(named: &Path, directory: Option<&Path>, path: Option<OsString>) -> Option<PathBuf> {
+    if named.is_absolute() {
+        return Some(named.to_owned());
     }
-    let path = env::var_os("PATH")?;
+    let directory = directory?;
+    if named.components().count() > 1 {
+        return Some(directory.join(named));
+    }
     // An entry may be relative, and the empty one is where we are.
-    let candidates =
-        env::split_paths(&path).map(|entry| directory.map_or(entry.clone(), |it| it.join(&entry)).join(named));
+    let candidates = env::split_paths(&path?).map(|entry| directory.join(entry).join(named)).collect::<Vec<_>>();
     candidates.into_iter().find(|candidate| candidate.is_file())
 }
 

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::launch::Launch;
@@ -179,7 +179,7 @@ impl Steward {
             // A process 1 takes every other one of its pid namespace with it when it ends.
             Launch::Itself(_) if std::process::id() == 1 => None,
             Launch::Itself(program) => Some(Ok(program.command())),
-            Launch::Command(make) => Some(caught(make)),
+            Launch::Command(make) => Some(caught(make.get_mut().unwrap_or_else(PoisonError::into_inner))),
             Launch::Elsewhere => None,
         }
     }

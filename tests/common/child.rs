@@ -108,17 +108,14 @@ pub(crate) struct Parent {
     pub(crate) path: PathBuf,
 }
 
-impl Clone for Parent {
-    fn clone(&self) -> Parent {
-        let line = self.line.get_ref().try_clone().unwrap();
-        Parent { line: BufReader::new(line), path: self.path.clone() }
-    }
+/// Tells the parent from wherever this is called. In one piece: other processes may have the same line.
+pub(crate) fn tell(word: impl std::fmt::Display) {
+    nix::unistd::write(std::io::stdin(), format!("{word}\n").as_bytes()).unwrap();
 }
 
 impl Parent {
     pub(crate) fn tell(&mut self, word: impl std::fmt::Display) {
-        // In one piece: others may have the same line.
-        self.line.get_mut().write_all(format!("{word}\n").as_bytes()).unwrap();
+        writeln!(self.line.get_mut(), "{word}").unwrap();
     }
 
     /// The next word. Without a parent there is nothing left to do.

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::json;
 
-use super::child::{self, Child, Parent};
+use super::child::{self, Child};
 use super::raw::Raw;
 use super::service::{Handle, Plan};
 use super::{Form, PATIENCE, Place, config, place};
@@ -142,7 +142,8 @@ pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < PATIENCE, "in vain: {what}");
-        std::thread::yield_now();
+        // Looking costs the others time.
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
@@ -161,28 +162,30 @@ pub(crate) fn open_files(pid: u32) -> usize {
 }
 
 /// In `child_main`: plays a role of this file.
-pub(crate) fn play(role: &str, parent: Parent) {
+pub(crate) fn play(role: &str, path: &Path) {
     end_with_the_test();
     match role {
-        "serve Blocking" => serve(Form::Blocking, parent),
-        "serve Tokio" => serve(Form::last(), parent),
-        "waits to serve Blocking" => serve_when_told(Form::Blocking, parent),
-        "waits to serve Tokio" => serve_when_told(Form::last(), parent),
+        "serve Blocking" => serve(Form::Blocking, path),
+        "serve Tokio" => serve(Form::last(), path),
+        "waits to serve Blocking" => serve_when_told(Form::Blocking, path),
+        "waits to serve Tokio" => serve_when_told(Form::last(), path),
         "exits at once" => std::process::exit(3),
         "hangs before receive" => hang(),
         "hangs after receive" => {
-            let mut starting = Form::Blocking.start(config(&parent.path)).unwrap();
+            let mut starting = Form::Blocking.start(config(path)).unwrap();
             loop {
                 starting.progress("nearly there");
+                // Not so often that a slow watcher is let go.
+                std::thread::park_timeout(Duration::from_millis(5));
             }
         }
         "panics" => {
-            let _starting = Form::Blocking.start(config(&parent.path)).unwrap();
+            let _starting = Form::Blocking.start(config(path)).unwrap();
             panic!("a mistake in the new version\nof two lines");
         }
-        "speaks another version" => speak_another_version(&parent.path),
+        "speaks another version" => speak_another_version(path),
         "speaks another version and stays" => {
-            speak_another_version(&parent.path);
+            speak_another_version(path);
             hang();
         }
         other => panic!("no role {other}"),
@@ -228,20 +231,20 @@ fn successor(directory: &Path, path: &Path) -> Command {
     }
 }
 
-fn serve(form: Form, parent: Parent) {
-    serve_after(form, parent, |_| {});
+fn serve(form: Form, path: &Path) {
+    serve_after(form, path, |_| {});
 }
 
 /// Initialises until there is a file `go`.
-fn serve_when_told(form: Form, parent: Parent) {
-    serve_after(form, parent, |directory| wait_for("it is told to go", || directory.join("go").exists()));
+fn serve_when_told(form: Form, path: &Path) {
+    serve_after(form, path, |directory| wait_for("it is told to go", || directory.join("go").exists()));
 }
 
-fn serve_after(form: Form, mut parent: Parent, initialise: impl FnOnce(&Path)) {
-    let directory = parent.path.parent().unwrap().to_owned();
+fn serve_after(form: Form, path: &Path, initialise: impl FnOnce(&Path)) {
+    let directory = path.parent().unwrap().to_owned();
     let setting = |name: &str| std::fs::read_to_string(directory.join(name)).ok();
     let millis = |name: &str| Some(Duration::from_millis(setting(name)?.parse().unwrap()));
-    let config: Config = config(&parent.path).timeouts(|waits| {
+    let config: Config = config(path).timeouts(|waits| {
         waits.end = millis("end").unwrap_or(PATIENCE);
         waits.probation = millis("probation").unwrap_or_default();
     });
@@ -251,7 +254,7 @@ fn serve_after(form: Form, mut parent: Parent, initialise: impl FnOnce(&Path)) {
         pidfile: Some(directory.join("pid")),
         signals: true,
         successor: (!by_itself).then(|| {
-            let (directory, path) = (directory.clone(), parent.path.clone());
+            let (directory, path) = (directory.clone(), path.to_owned());
             Box::new(move || successor(&directory, &path)) as Box<dyn FnMut() -> Command + Send>
         }),
         elsewhere: false,
@@ -288,22 +291,22 @@ fn serve_after(form: Form, mut parent: Parent, initialise: impl FnOnce(&Path)) {
         }
     });
     let (generation, handle) = (handoff.generation(), handoff.handle());
-    parent.tell(format!("serving {generation} {}", door.addr()));
+    child::tell(format!("serving {generation} {}", door.addr()));
     loop {
         let accepting = {
-            let (door, total, handle, parent) = (door.clone(), Arc::clone(&total), handle.clone(), parent.clone());
+            let (door, total, handle) = (door.clone(), Arc::clone(&total), handle.clone());
             std::thread::spawn(move || {
                 while let Some((stream, counted)) = door.accept() {
-                    let (total, handle, line) = (Arc::clone(&total), handle.clone(), parent.clone());
-                    std::thread::spawn(move || answer(generation, stream, &total, &handle, line, counted));
+                    let (total, handle) = (Arc::clone(&total), handle.clone());
+                    std::thread::spawn(move || answer(generation, stream, &total, &handle, counted));
                 }
             })
         };
         handoff.superseded();
         accepting.join().unwrap();
         match handoff.finish().unwrap() {
-            Finish::Exit => return parent.tell(format!("exits {generation}")),
-            Finish::Resume => parent.tell(format!("resumes {generation}")),
+            Finish::Exit => return child::tell(format!("exits {generation}")),
+            Finish::Resume => child::tell(format!("resumes {generation}")),
         }
     }
 }
@@ -315,7 +318,6 @@ fn answer(
     mut stream: TcpStream,
     total: &AtomicU64,
     handle: &Handle,
-    mut parent: Parent,
     counted: super::service::Counted,
 ) {
     let _ = stream.write_all(format!("{generation} {}\n", total.load(SeqCst)).as_bytes());
@@ -323,9 +325,9 @@ fn answer(
     while let Ok(count @ 1..) = stream.read(&mut bytes) {
         match bytes[0] {
             b'u' => match handle.upgrade() {
-                Ok(attempt) => parent.tell(format!("{:?}", attempt.outcome).to_lowercase()),
-                Err(Error::Refused { code, .. }) => parent.tell(code),
-                Err(error) => parent.tell(error),
+                Ok(attempt) => child::tell(format!("{:?}", attempt.outcome).to_lowercase()),
+                Err(Error::Refused { code, .. }) => child::tell(code),
+                Err(error) => child::tell(error),
             },
             b's' => handle.stop(),
             _ => drop(total.fetch_add(count as u64, SeqCst)),
