@@ -330,8 +330,8 @@ impl Giving {
                 let attempt = self.attempt(Outcome::Completed);
                 tracing::info!(pause_us = attempt.pause_us, "the successor serves");
                 self.tell(News::Active, "the successor serves");
-                self.generation.record(attempt);
                 self.generation.board().phase = Phase::Draining;
+                self.generation.record(attempt);
                 Some(Milestone::Active)
             }
             Event::Stranded => {
@@ -362,6 +362,10 @@ impl Giving {
         self.over = true;
         let reason = wire::shorten(&cause.to_string(), wire::MAX_TEXT);
         let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
+        if owner != Owner::Unknown {
+            // Before anybody hears of it: whoever does may try again at once.
+            self.resume();
+        }
         self.tell(news, &reason);
         self.generation.record(wire::Attempt { reason: Some(reason), ..self.attempt(outcome) });
         match owner {
@@ -372,7 +376,6 @@ impl Giving {
             }
         }
         if owner != Owner::Unknown {
-            self.resume();
             self.end_child();
         }
         Milestone::Over(Failure::new(owner, Error::Handoff(cause)))
