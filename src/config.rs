@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::protocol::Waits;
 
 /// A century. [`Duration::MAX`] added to a moment overflows.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The configuration of a service's handoffs. A path alone makes one with every default.
 #[derive(Debug, Clone)]

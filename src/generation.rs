@@ -66,8 +66,10 @@ pub(crate) struct Board {
     pub(crate) farewells: VecDeque<Packet<OwnedFd>>,
     /// The predecessor's final state, until the application takes it.
     pub(crate) final_state: Option<Packet<OwnedFd>>,
-    /// Whether somebody takes requests.
+    /// Whether somebody takes requests, or is about to.
     pub(crate) operated: bool,
+    /// The service was told to stop. It may still hand over, where a handoff is under way.
+    pub(crate) stopping: bool,
     pub(crate) requests: VecDeque<Request>,
     /// The upgrade under way.
     pub(crate) upgrade: Option<Upgrade>,
@@ -145,6 +147,8 @@ pub(crate) struct Origin {
     /// What the path led to when the predecessor had it; `None`: this process has bound it itself.
     pub(crate) path: Option<FileId>,
     pub(crate) named: Named,
+    /// Whether somebody will take requests.
+    pub(crate) operated: bool,
 }
 
 impl Generation {
@@ -176,7 +180,8 @@ impl Generation {
                 link: None,
                 farewells: VecDeque::new(),
                 final_state: None,
-                operated: false,
+                operated: origin.operated,
+                stopping: false,
                 requests: VecDeque::new(),
                 upgrade: None,
                 listening: 0,
@@ -284,6 +289,13 @@ impl Generation {
         packet.map(|packet| Received::open(packet, &self.config.schemas)).transpose()
     }
 
+    /// Names these in `status` in the place of so many others of this name.
+    pub(crate) fn rename(&self, name: &str, others: usize, entries: &[Entry]) {
+        let mut board = self.board();
+        board.named.remove(name, others);
+        entries.iter().for_each(|entry| board.named.add(entry));
+    }
+
     /// Names a socket or file in `status`.
     pub(crate) fn register(&self, name: &str, fd: &impl AsFd) -> Result<()> {
         let named = named(name, fd)?;
@@ -294,6 +306,9 @@ impl Generation {
     /// Begins an upgrade, unless something is in its way: then says what.
     pub(crate) fn ask_upgrade(&self, timeout: Option<Duration>, asker: Asker) -> Result<(), String> {
         let mut board = self.board();
+        if board.closed {
+            return Err("this process has stopped, or handed the service over".to_owned());
+        }
         if let Some(busy) = board.desk().busy() {
             return Err(busy);
         }
@@ -310,7 +325,11 @@ impl Generation {
     }
 
     pub(crate) fn ask_stop(&self) {
-        self.board().requests.push_back(Request::Stop);
+        {
+            let mut board = self.board();
+            board.stopping = true;
+            board.requests.push_back(Request::Stop);
+        }
         self.asked(News::Stop, "the service is to stop");
     }
 
@@ -352,16 +371,17 @@ impl Generation {
     fn failed(&self, pid: u32, began: Instant, reason: &str, change: impl FnOnce(&mut Board)) {
         let mut attempt = Laps::new(began).attempt(self.number, pid, Outcome::Failed);
         attempt.reason = Some(shorten(reason, MAX_TEXT));
-        self.tell(News::Failed, Some(pid), Some(began), reason.to_owned());
-        self.record(attempt, change);
+        let event = self.event(News::Failed, Some(pid), Some(began), reason);
+        self.conclude(attempt, event, change);
     }
 
-    /// Puts an attempt into the history, together with whatever `change` it makes, and tells how it ended whoever
-    /// asked for it.
-    pub(crate) fn record(&self, attempt: Attempt, change: impl FnOnce(&mut Board)) {
+    /// Puts an attempt into the history, with the change that it makes, and tells how it ended: at one moment, since
+    /// whoever hears of it may act on it at once. Whoever asked for an upgrade hears nothing after its outcome.
+    pub(crate) fn conclude(&self, attempt: Attempt, event: Event, change: impl FnOnce(&mut Board)) {
         let mut board = self.board();
         remember(&mut board.history, attempt.clone());
         change(&mut board);
+        board.publish(event);
         match board.upgrade.take().map(|upgrade| upgrade.asker) {
             Some(Asker::Session(token)) => board.notices.push(Notice::Outcome(token, attempt)),
             Some(Asker::Call(tell)) => tell(attempt),
@@ -373,18 +393,18 @@ impl Generation {
 
     /// Tells those who listen that something happened to this generation, or in a handoff that began at `since`.
     pub(crate) fn tell(&self, event: News, pid: Option<u32>, since: Option<Instant>, message: String) {
-        let elapsed_us = since.map(|since| micros(since.elapsed()));
-        self.publish(Event { event, generation: self.number, pid, elapsed_us, connections: None, message });
+        self.publish(self.event(event, pid, since, &message));
     }
 
-    pub(crate) fn publish(&self, mut event: Event) {
-        let mut board = self.board();
-        if board.listening > 0 {
-            event.message = shorten(&event.message, MAX_TEXT);
-            board.notices.push(Notice::Event(event));
-            drop(board);
-            self.wake.raise();
-        }
+    pub(crate) fn event(&self, event: News, pid: Option<u32>, since: Option<Instant>, message: &str) -> Event {
+        let elapsed_us = since.map(|since| micros(since.elapsed()));
+        let message = shorten(message, MAX_TEXT);
+        Event { event, generation: self.number, pid, elapsed_us, connections: None, message }
+    }
+
+    pub(crate) fn publish(&self, event: Event) {
+        self.board().publish(event);
+        self.wake.raise();
     }
 
     /// There is no predecessor to wait for, any more or at all. `drained` says for how long it has drained.
@@ -407,6 +427,10 @@ impl Generation {
     /// The application lets the control socket go. The path goes too if it is still ours: during and after a
     /// handoff it is the successor's, and a predecessor that takes back from a crash still has its listener.
     pub(crate) fn close(&self) {
+        if self.board().upgrade.is_some() {
+            // Nobody will begin it, and somebody may wait for it.
+            self.upgrade_failed(0, "the service has stopped");
+        }
         let mut board = self.board();
         board.closed = true;
         board.crashed = std::thread::panicking();
@@ -444,6 +468,13 @@ impl Board {
         self.requests.push_back(Request::Upgrade(timeout));
     }
 
+    /// Tells those who listen, if any do; the background has to be woken.
+    fn publish(&mut self, event: Event) {
+        if self.listening > 0 {
+            self.notices.push(Notice::Event(event));
+        }
+    }
+
     pub(crate) fn desk(&self) -> Desk {
         let successor = match (&self.successor, self.accepting) {
             (Some(successor), _) => Some(successor.pid),
@@ -451,7 +482,7 @@ impl Board {
             // It has been handed over: whoever is next finds the next generation at the path.
             (None, false) => Some(std::process::id()),
         };
-        Desk { operable: self.operated, successor, upgrading: self.upgrade.is_some() }
+        Desk { operable: self.operated, successor, upgrading: self.upgrade.is_some(), stopping: self.stopping }
     }
 }
 
@@ -470,6 +501,12 @@ impl Named {
     /// How many there are.
     pub(crate) fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Takes a name off the list, which stood for so many.
+    pub(crate) fn remove(&mut self, name: &str, count: usize) {
+        self.count = self.count.saturating_sub(count as u64);
+        self.shown.retain(|shown| shown.name.as_str() != name);
     }
 
     pub(crate) fn add(&mut self, entry: &Entry) {

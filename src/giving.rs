@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::channel::{Link, Point};
 use crate::control_socket;
 use crate::descriptor::{Attachment, application_name, describe, entry};
-use crate::error::{Error, Failure, Owner, Result};
+use crate::error::{Error, Failure, Owner, Result, StateError};
 use crate::generation::{Arrival, Generation, Named};
 use crate::history::{Laps, micros};
 use crate::protocol::{
@@ -245,14 +245,20 @@ impl Giving {
         self.link.command(Command::Draining(connections));
     }
 
-    /// Says farewell: with the predecessor's own last states that nobody here has read, then with ours.
-    pub(crate) fn farewell(&mut self, state: Option<Packet<OwnedFd>>) {
+    /// Says farewell: with the predecessor's own last states that nobody here has read, then with ours. Where ours could
+    /// not be encoded, the others go all the same.
+    pub(crate) fn farewell(&mut self, state: Result<Option<Packet<OwnedFd>>, StateError>) -> Option<Failure> {
+        let (state, lost) = match state {
+            Ok(state) => (state, None),
+            Err(error) => (None, Some(Failure::new(Owner::Successor, error.into()))),
+        };
         let unread: Vec<_> = self.generation.board().farewells.drain(..).collect();
         let (drain_us, passed_on) = (self.laps.active.map(|active| micros(active.elapsed())), unread.len());
         self.link.span.in_scope(|| tracing::info!(event = "farewell", drain_us, passed_on, "this process has drained"));
         self.tell_of_drain(News::Farewell, None, "this process has drained".to_owned());
         let states = unread.into_iter().chain(state).map(attach);
         self.link.command(Command::Farewell(states.collect()));
+        lost
     }
 
     /// Whether this generation's own predecessor still has to say farewell.
@@ -288,17 +294,19 @@ impl Giving {
         }
         let span = self.link.span.clone();
         let _entered = span.enter();
-        if self.limit.is_some_and(|limit| limit <= Instant::now()) {
-            self.limit = None;
-            let reason = "the upgrade's time is over, and the new process is not ready".to_owned();
-            self.link.command(Command::Abort(ErrorCode::Timeout, reason));
-        }
-        while let Some(event) = self.link.step(Instant::now(), table) {
+        loop {
+            // Each time: a successor that talks without end puts it off no longer than one that is silent.
+            let now = Instant::now();
+            if self.limit.is_some_and(|limit| limit <= now) {
+                self.limit = None;
+                let reason = "the upgrade's time is over, and the new process is not ready".to_owned();
+                self.link.command(Command::Abort(ErrorCode::Timeout, reason));
+            }
+            let event = self.link.step(now, table)?;
             if let Some(milestone) = self.note(event) {
                 return Some(milestone);
             }
         }
-        None
     }
 
     fn note(&mut self, event: Event) -> Option<Milestone> {
@@ -331,8 +339,8 @@ impl Giving {
                 let attempt = self.attempt(Outcome::Completed);
                 let (pause_us, total_us) = (attempt.pause_us, attempt.total_us);
                 tracing::info!(event = "active", pause_us, total_us, "the successor serves");
-                self.tell(News::Active, "the successor serves");
-                self.generation.record(attempt, |board| board.phase = Phase::Draining);
+                let event = self.event(News::Active, "the successor serves");
+                self.generation.conclude(attempt, event, |board| board.phase = Phase::Draining);
                 Some(Milestone::Active)
             }
             Event::Stranded => {
@@ -363,13 +371,13 @@ impl Giving {
         self.over = true;
         let reason = wire::shorten(&cause.to_string(), wire::MAX_TEXT);
         let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
-        self.tell(news, &reason);
+        let event = self.event(news, &reason);
         let attempt = wire::Attempt { reason: Some(reason), ..self.attempt(outcome) };
         let (total_us, phase) = (attempt.total_us, self.generation.board().phase);
         if owner == Owner::Unknown {
-            self.generation.record(attempt, |_| {});
+            self.generation.conclude(attempt, event, |_| {});
         } else {
-            self.resume(attempt);
+            self.resume(attempt, event);
         }
         let reason = &cause;
         match owner {
@@ -400,9 +408,9 @@ impl Giving {
     }
 
     /// The control socket is this side's again.
-    fn resume(&self, attempt: wire::Attempt) {
+    fn resume(&self, attempt: wire::Attempt, event: wire::Event) {
         let mut released = false;
-        self.generation.record(attempt, |board| {
+        self.generation.conclude(attempt, event, |board| {
             board.no_successor();
             released = !board.accepting;
             board.accepting = !board.closed;
@@ -430,7 +438,11 @@ impl Giving {
     }
 
     fn tell(&self, news: News, message: &str) {
-        self.generation.tell(news, Some(self.successor.pid), Some(self.laps.began), message.to_owned());
+        self.generation.publish(self.event(news, message));
+    }
+
+    fn event(&self, news: News, message: &str) -> wire::Event {
+        self.generation.event(news, Some(self.successor.pid), Some(self.laps.began), message)
     }
 }
 

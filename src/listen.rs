@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::config::Config;
-use crate::error::{Error, Failure, Owner, PathProblem, Result, StateError};
+use crate::error::{Error, Failure, PathProblem, Result, StateError};
 use crate::generation::Generation;
 use crate::giving::{Giving, Milestone, Offer};
 use crate::receive::Inheritance;
@@ -238,15 +238,14 @@ impl Released {
     /// A [`Failure`]: the successor was lost, and this process owns the service again; or, with
     /// [`Owner::Successor`], the state could not be encoded.
     pub fn farewell(mut self, state: Option<State>) -> Result<(), Failure> {
-        let state = state.map(State::seal).transpose();
-        let state = state.map_err(|error| Failure::new(Owner::Successor, error.into()))?;
+        let sealed = state.map(State::seal).transpose();
         self.await_predecessor()?;
-        self.giving.farewell(state);
+        let lost = self.giving.farewell(sealed);
         loop {
             match self.giving.poll(&[]) {
                 Some(Milestone::Over(failure)) => return Err(failure),
                 Some(_) => {}
-                None if self.giving.is_done() => return Ok(()),
+                None if self.giving.is_done() => return lost.map_or(Ok(()), Err),
                 None => self.giving.wait(&[], None),
             }
         }

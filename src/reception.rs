@@ -125,8 +125,10 @@ impl Reception {
         self.hear_predecessor(now);
         self.expire(now);
         self.follow_board(now);
+        // Looked at first: what happened before the application was done is passed on.
+        let done = self.generation.board().is_done();
         self.pass_on_news();
-        if self.generation.board().is_done() {
+        if done {
             self.leave(now);
             return Next::Exit;
         }

@@ -42,8 +42,14 @@ impl Spawned {
     /// # Errors
     ///
     /// What `wait(2)` says.
-    pub fn end(mut self, grace: Duration) -> Result<ExitStatus> {
-        let ended = self.terminate(grace);
+    pub fn end(self, grace: Duration) -> Result<ExitStatus> {
+        self.ask_to_end();
+        self.see_end(grace)
+    }
+
+    /// Sees to it that one that was asked to end does, and reaps it.
+    fn see_end(mut self, grace: Duration) -> Result<ExitStatus> {
+        let ended = self.ends_within(grace);
         if !ended {
             tracing::warn!(
                 event = "killed",
@@ -65,12 +71,17 @@ impl Spawned {
         }
     }
 
-    /// Returns whether it was dead in time.
-    fn terminate(&self, grace: Duration) -> bool {
+    fn ask_to_end(&self) {
         // The id is its own until it is reaped.
+        if let Ok(pid) = i32::try_from(self.pid()) {
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+    }
+
+    /// Returns whether it was dead in time.
+    fn ends_within(&self, grace: Duration) -> bool {
         let Ok(pid) = i32::try_from(self.pid()) else { return false };
         let Ok(pidfd) = process::pidfd_of(pid) else { return false };
-        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTERM);
         let deadline = Instant::now().checked_add(grace);
         while !process::is_dead(pidfd.as_fd()) {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -83,10 +94,11 @@ impl Spawned {
         true
     }
 
-    /// Ends it on a thread of its own.
+    /// Asks it to end at once, since this process may be about to exit, and sees to it on a thread of its own.
     pub(crate) fn end_in_background(self, grace: Duration) {
         let pid = self.pid();
-        let end = move || match self.end(grace) {
+        self.ask_to_end();
+        let end = move || match self.see_end(grace) {
             Ok(status) => {
                 tracing::info!(event = "ended", successor = pid, %status, "ended what did not take the service")
             }

@@ -225,6 +225,7 @@ impl Transfer {
             unclaimed,
             state: state.map(Arc::new),
             named: Named::default(),
+            operated: false,
             source: Source::Predecessor(Box::new(Claim { offer, laps, timens, link: Some(self.link), failed: None })),
         }
     }
@@ -253,6 +254,8 @@ pub(crate) struct Inherited {
     state: Option<Arc<Received>>,
     /// What the application has named so far.
     named: Named,
+    /// Whether somebody will take requests to upgrade and to stop.
+    pub(crate) operated: bool,
     source: Source,
 }
 
@@ -306,6 +309,7 @@ impl Inherited {
             unclaimed: Unclaimed::default(),
             state: None,
             named: Named::default(),
+            operated: false,
             source,
         }
     }
@@ -399,7 +403,8 @@ impl Inherited {
             tracing::warn!(event = "unclaimed", names = ?unclaimed, "closing inherited descriptors that nobody took");
         }
         drop(self.unclaimed);
-        let origin = Origin { number: self.source.generation(), path: self.source.path(), named: self.named };
+        let (number, path) = (self.source.generation(), self.source.path());
+        let origin = Origin { number, path, named: self.named, operated: self.operated };
         let generation = Generation::new(self.config, self.place, self.control, origin)
             .map_err(Error::io("set up the new generation"))?;
         let generation = Arc::new(generation);

@@ -32,6 +32,8 @@ pub struct Desk {
     pub successor: Option<u32>,
     /// Whether an upgrade has been asked for whose successor has not come yet.
     pub upgrading: bool,
+    /// Whether the service was told to stop.
+    pub stopping: bool,
 }
 
 /// What to do about a line.
@@ -144,7 +146,7 @@ impl Desk {
         match (self.successor, self.upgrading) {
             (Some(pid), _) => Some(busy_with(pid)),
             (None, true) => Some("an upgrade is under way; try again when it is over".to_owned()),
-            (None, false) => None,
+            (None, false) => self.stopping.then(|| "the service was told to stop".to_owned()),
         }
     }
 }

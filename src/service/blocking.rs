@@ -104,8 +104,10 @@ impl HandoffBuilder<Handoff> {
     /// As [`handoff_receive`].
     pub fn start(self) -> Result<Starting> {
         let Plan { config, operation, announcer, drain } = self.plan();
+        let mut inheritance = handoff_receive(config)?;
+        inheritance.inherited.operated = true;
         Ok(Starting {
-            inheritance: handoff_receive(config)?,
+            inheritance,
             registry: Registry::default(),
             connections: Connections::new().map_err(Error::io("count connections"))?,
             hooks: Hooks::default(),
@@ -147,6 +149,7 @@ impl Starting {
         addr: SocketAddr,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<Acceptor<TcpListener>> {
+        self.registry.claim(name)?;
         let listener = registry::tcp_listener(&mut self.inheritance.inherited, name, addr, &mut options)?;
         self.acceptor(name, listener)
     }
@@ -172,6 +175,7 @@ impl Starting {
         addr: SocketAddr,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<UdpSocket> {
+        self.registry.claim(name)?;
         let socket = registry::udp_socket(&mut self.inheritance.inherited, name, addr, &mut options)?;
         self.keep(name, &socket)?;
         Ok(socket)
@@ -184,6 +188,7 @@ impl Starting {
     ///
     /// As [`Starting::tcp_listener`].
     pub fn unix_listener(&mut self, name: &str, path: impl AsRef<Path>) -> Result<Acceptor<UnixListener>> {
+        self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
         let listener: UnixListener =
             registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut |_| Ok(()))?;
@@ -197,6 +202,7 @@ impl Starting {
     ///
     /// As [`Starting::tcp_listener`].
     pub fn unix_datagram(&mut self, name: &str, path: impl AsRef<Path>) -> Result<UnixDatagram> {
+        self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
         let socket: UnixDatagram = registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut |_| Ok(()))?;
         self.keep(name, &socket)?;
@@ -214,6 +220,7 @@ impl Starting {
         T: Inheritable + AsFd,
         E: Into<std::io::Error>,
     {
+        self.registry.claim(name)?;
         let taken = self.inheritance.take_or_else(name, make)?;
         self.keep(name, &taken)?;
         Ok(taken)
@@ -333,12 +340,20 @@ impl Handoff {
     ///
     /// Connections are counted by the listeners of [`Starting`], and by [`Handle::count`].
     ///
-    /// Called while nobody has superseded this process, it stops the service.
+    /// Called while nobody has superseded this process, it stops the service as [`Handle::stop`] does. Called again after
+    /// [`Finish::Exit`], it does nothing.
     ///
     /// # Errors
     ///
     /// Where nobody can tell who serves, or the last state could not be handed over: exit.
     pub fn finish(&mut self) -> Result<Finish, Failure> {
+        if self.control.is_none() {
+            return Ok(Finish::Exit);
+        }
+        if self.turn.is_none() {
+            self.handle.stop();
+            self.superseded();
+        }
         let Some(Turn::Ready(ready)) = self.turn.take() else {
             self.stop();
             return Ok(Finish::Exit);
@@ -354,7 +369,10 @@ impl Handoff {
                 self.handle.registry.open();
                 Ok(Finish::Resume)
             }
-            Err(failure) => Err(failure),
+            Err(failure) => {
+                self.control = None;
+                Err(failure)
+            }
         }
     }
 
@@ -462,9 +480,10 @@ impl Handoff {
             pause(wait_readable(&[none_left.as_fd()], Some(deadline)));
             none_left.lower();
         }
-        self.control = None;
+        // As long as the control socket is there, nobody else begins to serve, and makes these anew.
         self.handle.registry.remove_paths();
         self.announcer.stopped();
+        self.control = None;
     }
 }
 
@@ -535,7 +554,7 @@ impl Handle {
     /// Stops accepting on the sockets of this name, and no longer offers them: the service gives a part of itself up,
     /// and serves on with the rest. Returns whether there were any.
     pub fn forget(&self, name: &str) -> bool {
-        self.registry.remove(name)
+        registry::forget(&self.registry, &self.generation, name)
     }
 
     /// Nothing more is accepted here from now on.

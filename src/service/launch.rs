@@ -11,11 +11,15 @@ use std::sync::Mutex;
 
 use crate::error::{Error, Result};
 
+#[cfg(test)]
+mod tests;
+
 /// Who starts the new process.
 pub(crate) enum Launch {
     /// This process: its own program anew.
     Itself(OwnProgram),
-    /// This process: whatever the application says. Never locked; it lets the facade's futures be `Send`.
+    /// This process: whatever the application says. In a lock only so that the service can be lent to other threads: a
+    /// future that runs it is to be `Send`.
     Command(Mutex<Box<dyn FnMut() -> Command + Send>>),
     /// Somebody else: a service manager, the operator.
     Elsewhere,
@@ -45,11 +49,13 @@ pub(crate) struct OwnProgram {
 impl OwnProgram {
     /// To be called before the program changes its working directory.
     pub(crate) fn as_started() -> Result<OwnProgram> {
-        let directory = env::current_dir().ok();
+        let directory = working_directory();
         let mut arguments = env::args_os();
         let named = arguments.next().map(PathBuf::from).unwrap_or_default();
         let running = fs::read_link("/proc/self/exe").map(undeleted).map_err(Error::io("find this program's path"))?;
-        let program = located(&named, directory.as_deref()).filter(|path| is_running(path)).unwrap_or(running);
+        let program = located(&named, directory.as_deref(), env::var_os("PATH"))
+            .filter(|path| is_running(path))
+            .unwrap_or(running);
         Ok(OwnProgram { program, arguments: arguments.collect(), directory })
     }
 
@@ -63,6 +69,13 @@ impl OwnProgram {
     }
 }
 
+/// By the name that the shell has for it, if that is true: it may lead through a symbolic link to the current release,
+/// which the kernel does not remember.
+fn working_directory() -> Option<PathBuf> {
+    let named = env::var_os("PWD").map(PathBuf::from);
+    named.filter(|path| path.is_absolute() && same_file(path, Path::new("."))).or_else(|| env::current_dir().ok())
+}
+
 /// The kernel marks the path of a program that was replaced while it was starting: see `proc(5)`.
 fn undeleted(path: PathBuf) -> PathBuf {
     match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
@@ -72,16 +85,25 @@ fn undeleted(path: PathBuf) -> PathBuf {
 }
 
 /// Where the shell that started this program has found it. Links are not resolved.
-fn located(named: &Path, directory: Option<&Path>) -> Option<PathBuf> {
-    if named.components().count() > 1 || named.is_absolute() {
-        return Some(directory?.join(named));
+fn located(named: &Path, directory: Option<&Path>, path: Option<OsString>) -> Option<PathBuf> {
+    if named.is_absolute() {
+        return Some(named.to_owned());
     }
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|entry| entry.join(named)).find(|candidate| candidate.is_file())
+    let directory = directory?;
+    if named.components().count() > 1 {
+        return Some(directory.join(named));
+    }
+    // An entry may be relative, and the empty one is where we are.
+    let candidates = env::split_paths(&path?).map(|entry| directory.join(entry).join(named)).collect::<Vec<_>>();
+    candidates.into_iter().find(|candidate| candidate.is_file())
 }
 
 /// Whether this path leads to the program that runs: its name for itself (`argv[0]`) may be anything.
 fn is_running(path: &Path) -> bool {
-    let (Ok(there), Ok(running)) = (fs::metadata(path), fs::metadata("/proc/self/exe")) else { return false };
-    (there.dev(), there.ino()) == (running.dev(), running.ino())
+    same_file(path, Path::new("/proc/self/exe"))
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    let (Ok(one), Ok(other)) = (fs::metadata(one), fs::metadata(other)) else { return false };
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }

@@ -23,7 +23,7 @@ pub(crate) use hooks::{Absorb, Hook, Hooks};
 use launch::{Launch, OwnProgram};
 pub(crate) use steward::{Duty, Steward};
 
-use crate::config::Config;
+use crate::config::{Config, FOREVER};
 use crate::error::Result;
 
 /// What a process that has stopped accepting is to do when its connections have ended, or its successor was lost.
@@ -116,7 +116,9 @@ impl<H> HandoffBuilder<H> {
     /// `rename(2)`, and removed when the service stops. Default: none.
     #[must_use]
     pub fn pidfile(mut self, path: impl Into<PathBuf>) -> Self {
-        self.announcer.pidfile = Some(path.into());
+        let path = path.into();
+        // The application may change its directory.
+        self.announcer.pidfile = Some(std::path::absolute(&path).unwrap_or(path));
         self
     }
 
@@ -129,7 +131,7 @@ impl<H> HandoffBuilder<H> {
     }
 
     pub(crate) fn plan(self) -> Plan {
-        let drain = self.config.timeouts.drain;
+        let drain = self.config.timeouts.drain.min(FOREVER);
         let allowed = drain.saturating_add(FAREWELL_ALLOWANCE);
         let config = self.config.timeouts(|timeouts| timeouts.drain = allowed);
         Plan { config, operation: self.operation, announcer: self.announcer, drain }

@@ -5,13 +5,14 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::descriptor::Inheritable;
+use crate::descriptor::{Inheritable, application_name, named};
 use crate::error::{Error, Result};
 use crate::generation::Generation;
 use crate::giving::Offer;
@@ -68,29 +69,43 @@ impl Registry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a name is free.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DuplicateName`]: of two listeners with one name, a successor would get one.
+    pub(crate) fn claim(&self, name: &str) -> Result<()> {
+        let taken = self.lock().iter().any(|it| it.name == name);
+        if taken { Err(Error::DuplicateName(application_name(name)?)) } else { Ok(()) }
+    }
+
     pub(crate) fn add(&self, name: &str, fd: Shared, gate: Option<Arc<dyn Shuts>>) {
         self.add_group(name, vec![fd], gate);
     }
 
-    /// Adds descriptors under a name, in the place of those that had it before.
-    pub(crate) fn add_group(&self, name: &str, fds: Vec<Shared>, gate: Option<Arc<dyn Shuts>>) {
+    /// Adds descriptors under a name, in the place of those that had it before. Returns how many those were.
+    pub(crate) fn add_group(&self, name: &str, fds: Vec<Shared>, gate: Option<Arc<dyn Shuts>>) -> usize {
         let path = fds.first().and_then(Bound::of);
-        let registered = Registered { name: name.to_owned(), fds, gates: gate.into_iter().collect(), path };
+        let mut registered = Registered { name: name.to_owned(), fds, gates: gate.into_iter().collect(), path };
         let mut all = self.lock();
-        match all.iter_mut().find(|it| it.name == name) {
-            Some(before) => *before = registered,
-            None => all.push(registered),
-        }
+        let Some(before) = all.iter_mut().find(|it| it.name == name) else {
+            all.push(registered);
+            return 0;
+        };
+        // Whoever still accepts on those has to stop with the others.
+        registered.gates.append(&mut before.gates);
+        registered.path = registered.path.or(before.path.take());
+        std::mem::replace(before, registered).fds.len()
     }
 
-    /// Stops accepting on the sockets of a name, and no longer offers them. Returns whether there were any.
-    pub(crate) fn remove(&self, name: &str) -> bool {
+    /// Stops accepting on the sockets of a name, and no longer offers them. Returns how many there were.
+    pub(crate) fn remove(&self, name: &str) -> usize {
         let mut all = self.lock();
-        let Some(place) = all.iter().position(|it| it.name == name) else { return false };
+        let Some(place) = all.iter().position(|it| it.name == name) else { return 0 };
         let removed = all.remove(place);
         removed.gates.iter().for_each(|gate| gate.shut());
         removed.path.iter().for_each(Bound::remove);
-        true
+        removed.fds.len()
     }
 
     pub(crate) fn shut(&self) {
@@ -120,7 +135,8 @@ pub(crate) fn offer(table: &[(String, Vec<Shared>)]) -> Offer<'_> {
 impl Bound {
     fn of(fd: &Shared) -> Option<Bound> {
         let addr = socket2::SockRef::from(fd).local_addr().ok()?;
-        let path = addr.as_pathname()?.to_owned();
+        // The application may change its directory, and the path is to be removed at the end.
+        let path = std::path::absolute(addr.as_pathname()?).ok()?;
         let found = fs::symlink_metadata(&path).ok()?;
         found.file_type().is_socket().then(|| Bound { path, id: (found.dev(), found.ino()) })
     }
@@ -140,13 +156,21 @@ pub(crate) fn register_group<'a, T: AsFd + 'a>(
     name: &str,
     fds: impl IntoIterator<Item = &'a T>,
 ) -> Result<()> {
-    let mut copies = Vec::new();
+    let (mut entries, mut copies) = (Vec::new(), Vec::new());
     for fd in fds {
-        generation.register(name, fd)?;
+        entries.push(named(name, fd)?);
         copies.push(copy(name, fd)?);
     }
-    registry.add_group(name, copies, None);
+    let before = registry.add_group(name, copies, None);
+    generation.rename(name, before, &entries);
     Ok(())
+}
+
+/// [`Registry::remove`], and out of `status`.
+pub(crate) fn forget(registry: &Registry, generation: &Generation, name: &str) -> bool {
+    let removed = registry.remove(name);
+    generation.rename(name, removed, &[]);
+    removed > 0
 }
 
 /// Another descriptor of the same description.
@@ -197,7 +221,7 @@ pub(crate) fn unix_socket<T: Inheritable + AsFd>(
     kind: Type,
     options: Options<'_>,
 ) -> Result<T> {
-    if let Some(found) = inherited.address(name).filter(|found| Path::new(found) != path) {
+    if let Some(found) = inherited.address(name).filter(|found| !is_same(found, path)) {
         let (name, found, wanted) = (name.to_owned(), found.to_owned(), path.display().to_string());
         return Err(Error::AddressChanged { name, found, wanted });
     }
@@ -215,11 +239,28 @@ pub(crate) fn unix_socket<T: Inheritable + AsFd>(
 
 fn bind_unix(socket: &Socket, addr: &SockAddr, path: &Path, kind: Type) -> io::Result<()> {
     match socket.bind(addr) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path, addr, kind)? => {
+        // An abstract one goes with its last owner.
+        Err(error)
+            if error.kind() == io::ErrorKind::AddrInUse
+                && addr.as_pathname().is_some()
+                && is_stale(path, addr, kind)? =>
+        {
             fs::remove_file(path)?;
             socket.bind(addr)
         }
         bound => bound,
+    }
+}
+
+/// Whether an inherited socket's address is the one that is wanted. A relative path is one from the directory in which
+/// either process was started.
+fn is_same(found: &str, wanted: &Path) -> bool {
+    match wanted.as_os_str().as_bytes().strip_prefix(b"\0") {
+        Some(name) => found.strip_prefix('@').is_some_and(|found| found == String::from_utf8_lossy(name)),
+        None => match (std::path::absolute(found), std::path::absolute(wanted)) {
+            (Ok(found), Ok(wanted)) => found == wanted,
+            _ => Path::new(found) == wanted,
+        },
     }
 }
 
@@ -234,5 +275,5 @@ fn is_stale(path: &Path, addr: &SockAddr, kind: Type) -> io::Result<bool> {
 }
 
 fn at(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    io::Error::new(error.kind(), format!("{}: {error}", path.display().to_string().replace('\0', "@")))
 }

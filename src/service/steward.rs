@@ -84,13 +84,16 @@ impl Steward {
     pub(crate) fn poll(&mut self) -> Option<Duty> {
         self.hear();
         if self.stopping {
-            self.dismiss_child();
+            self.give_upgrade_up();
             return Some(Duty::Stop);
         }
         while let Some(giving) = self.generation.try_accept() {
             match giving {
                 Ok(giving) => return Some(Duty::HandOver(Box::new(self.send_child_along(giving)))),
-                Err(Error::Closed) => return Some(Duty::Stop),
+                Err(Error::Closed) => {
+                    self.give_upgrade_up();
+                    return Some(Duty::Stop);
+                }
                 Err(error) => tracing::error!(event = "hand_over_failed", %error, "cannot hand over"),
             }
         }
@@ -144,8 +147,17 @@ impl Steward {
     }
 
     fn begin_upgrade(&mut self, timeout: Option<Duration>) {
+        // That of an upgrade before, which was turned away and has not ended.
+        self.dismiss_child();
         let timeout = timeout.unwrap_or(self.generation.config.timeouts.ready);
         self.limit = Instant::now().checked_add(timeout);
+        {
+            let board = self.generation.board();
+            // Somebody has started a new process in the meantime: it is that of the upgrade, or was.
+            if board.upgrade.is_none() || board.successor.is_some() {
+                return;
+            }
+        }
         let Some(command) = self.command() else {
             tracing::info!(
                 event = "awaited",
@@ -232,6 +244,16 @@ impl Steward {
         self.generation.upgrade_failed(pid, &reason);
     }
 
+    /// The service stops: whoever waits for the outcome of an upgrade hears that there will be none.
+    fn give_upgrade_up(&mut self) {
+        self.limit = None;
+        let pid = self.child.as_ref().map_or(0, |child| child.spawned.pid());
+        self.dismiss_child();
+        if self.generation.board().desk().upgrading {
+            self.generation.upgrade_failed(pid, "the service was told to stop");
+        }
+    }
+
     fn dismiss_child(&mut self) {
         if let Some(child) = self.take_child() {
             child.spawned.end_in_background(self.generation.config.timeouts.end);
@@ -270,7 +292,6 @@ impl Unappointed {
             .add(generation.arrivals.as_fd(), ARRIVALS, Interest::Read)
             .and_then(|()| poller.add(generation.requests.as_fd(), REQUESTS, Interest::Read));
         watched.map_err(Error::io("watch for successors"))?;
-        generation.board().operated = true;
         let poller = Arc::new(poller);
         Ok(Steward {
             generation,

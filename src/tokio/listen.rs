@@ -317,14 +317,14 @@ impl Released {
     /// As there.
     pub async fn farewell(mut self, state: Option<State>) -> Result<(), Failure> {
         let driven = &mut self.0;
-        let state = seal(state).await.map_err(|error| Failure::new(Owner::Successor, error.into()))?;
+        let sealed = seal(state).await;
         driven.await_predecessor().await?;
-        driven.giving.farewell(state);
+        let lost = driven.giving.farewell(sealed);
         loop {
             match driven.giving.poll(&[]) {
                 Some(Milestone::Over(failure)) => return Err(failure),
                 Some(_) => {}
-                None if driven.giving.is_done() => return Ok(()),
+                None if driven.giving.is_done() => return lost.map_or(Ok(()), Err),
                 None => driven.wait().await,
             }
         }

@@ -122,8 +122,10 @@ impl HandoffBuilder<Handoff> {
     /// As there.
     pub async fn start(self) -> Result<Starting> {
         let Plan { config, operation, announcer, drain } = self.plan();
+        let mut inheritance = handoff_receive(config).await?;
+        inheritance.inherited.operated = true;
         Ok(Starting {
-            inheritance: handoff_receive(config).await?,
+            inheritance,
             registry: Registry::default(),
             connections: TaskTracker::new(),
             hooks: Hooks::default(),
@@ -165,6 +167,7 @@ impl Starting {
         addr: SocketAddr,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<Acceptor<TcpListener>> {
+        self.registry.claim(name)?;
         let listener = registry::tcp_listener(&mut self.inheritance.inherited, name, addr, &mut options)?;
         let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
         Ok(self.acceptor(name, listener.map_err(with_tokio(name))?))
@@ -190,6 +193,7 @@ impl Starting {
         addr: SocketAddr,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<UdpSocket> {
+        self.registry.claim(name)?;
         let socket = registry::udp_socket(&mut self.inheritance.inherited, name, addr, &mut options)?;
         self.keep(name, &socket)?;
         socket.set_nonblocking(true).and_then(|()| UdpSocket::from_std(socket)).map_err(with_tokio(name))
@@ -201,6 +205,7 @@ impl Starting {
     ///
     /// As there.
     pub fn unix_listener(&mut self, name: &str, path: impl AsRef<Path>) -> Result<Acceptor<UnixListener>> {
+        self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
         let listener: std::os::unix::net::UnixListener =
             registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut |_| Ok(()))?;
@@ -214,6 +219,7 @@ impl Starting {
     ///
     /// As there.
     pub fn unix_datagram(&mut self, name: &str, path: impl AsRef<Path>) -> Result<UnixDatagram> {
+        self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
         let socket: std::os::unix::net::UnixDatagram =
             registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut |_| Ok(()))?;
@@ -231,6 +237,7 @@ impl Starting {
         T: Inheritable + AsFd,
         E: Into<std::io::Error>,
     {
+        self.registry.claim(name)?;
         let taken = self.inheritance.take_or_else(name, make)?;
         self.keep(name, &taken)?;
         Ok(taken)
@@ -334,17 +341,20 @@ impl Handoff {
     /// shutdown. Where the successor is lost before that, it is dropped, so pass a `&mut` or a
     /// [`JoinHandle`] of what is to go on.
     ///
-    /// Called while nobody has superseded this process, it stops the service.
+    /// Called while nobody has superseded this process, it stops the service as [`Handle::stop`] does. Called again after
+    /// [`Finish::Exit`], it does nothing. Do not cancel it: nobody would watch over the service.
     ///
     /// # Errors
     ///
     /// Where nobody can tell who serves, or the last state could not be handed over: exit.
     pub async fn finish(&mut self, drain: impl Future) -> Result<Finish, Failure> {
-        let Some((steward, Turn::Ready(ready))) = self.turn().await else {
+        if self.steward.is_none() {
+            return Ok(Finish::Exit);
+        }
+        let Some((mut steward, Turn::Ready(ready))) = self.turn().await else {
             self.stop(drain).await;
             return Ok(Finish::Exit);
         };
-        let mut steward = steward;
         match self.release(&mut steward, *ready, drain).await {
             Ok(()) => {
                 self.close().await;
@@ -354,7 +364,10 @@ impl Handoff {
                 self.resume(steward);
                 Ok(Finish::Resume)
             }
-            Err(failure) => Err(failure),
+            Err(failure) => {
+                self.close().await;
+                Err(failure)
+            }
         }
     }
 
@@ -456,15 +469,14 @@ impl Handoff {
         };
     }
 
-    /// The steward, and why this process is superseded; `None` where it is not.
+    /// The steward, and why this process is superseded. Where it is not, it is told to stop.
     async fn turn(&mut self) -> Option<(Steward, Turn)> {
+        if !self.handle.term().superseding.is_cancelled() {
+            self.handle.stop();
+            self.attend();
+        }
         match self.steward.take()? {
-            Stewarding::Busy(task) => {
-                // It may be about to say so: a server without connections ends as soon as its listener does. This ends
-                // only one that is still waiting.
-                task.abort();
-                task.await.ok()
-            }
+            Stewarding::Busy(task) => task.await.ok(),
             Stewarding::Idle(_) => None,
         }
     }
@@ -489,14 +501,17 @@ impl Handoff {
         let mut drain = std::pin::pin!(self.in_time(drain));
         let mut tell = interval(TELL);
         tell.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut told = None;
+        let (mut told, mut drained) = (None, false);
         loop {
             let left = self.handle.connections();
             if told.replace(left) != Some(left) {
                 released.draining(left as u64);
             }
+            if drained {
+                return Ok(());
+            }
             ::tokio::select! {
-                () = &mut drain => return Ok(()),
+                () = &mut drain => drained = true,
                 failure = released.lost() => return Err(failure),
                 _ = tell.tick() => {}
             }
@@ -512,7 +527,12 @@ impl Handoff {
         let connections = self.handle.connections();
         tracing::warn!(event = "overdue", connections, "the drain deadline has passed; ending what is left");
         self.handle.term().overdue.cancel();
-        let _ = timeout(ENDING, drain).await;
+        // What those that end now have changed is to be in the farewell.
+        let ended = async {
+            drain.await;
+            self.handle.connections.wait().await;
+        };
+        let _ = timeout(ENDING, ended).await;
     }
 
     fn resume(&mut self, steward: Steward) {
@@ -527,9 +547,10 @@ impl Handoff {
         self.announcer.stopping();
         self.handle.supersede();
         self.in_time(drain).await;
-        self.close().await;
+        // As long as the control socket is there, nobody else begins to serve, and makes these anew.
         self.handle.registry.remove_paths();
         self.announcer.stopped();
+        self.close().await;
     }
 
     async fn close(&mut self) {
@@ -620,6 +641,8 @@ pub struct Handle {
 /// The time for which this process accepts, up to the end of its drain.
 #[derive(Debug, Clone, Default)]
 struct Term {
+    /// Cancelled when this process is about to be told to stop accepting.
+    superseding: CancellationToken,
     /// Cancelled when this process is to stop accepting.
     superseded: CancellationToken,
     /// Cancelled when its drain deadline has passed.
@@ -706,7 +729,7 @@ impl Handle {
 
     /// [`crate::Handle::forget`].
     pub fn forget(&self, name: &str) -> bool {
-        self.registry.remove(name)
+        registry::forget(&self.registry, &self.generation, name)
     }
 
     fn term(&self) -> Term {
@@ -715,6 +738,8 @@ impl Handle {
 
     /// Nothing more is accepted here from now on.
     fn supersede(&self) {
+        // First: a server that ends with its listener has been superseded, and has not stopped by itself.
+        self.term().superseding.cancel();
         self.registry.shut();
         self.connections.close();
         self.term().superseded.cancel();

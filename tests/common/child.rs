@@ -29,24 +29,22 @@ pub(crate) struct Child {
 impl Child {
     /// Runs `role` in a child process with the control socket's path.
     pub(crate) fn start(role: &str, path: &Path) -> Child {
-        Child::run(role, path, |_| {})
+        Child::run(command(role, path))
     }
 
     /// Runs `role` as a user that owns nothing.
     pub(crate) fn start_as_nobody(role: &str, path: &Path) -> Child {
-        Child::run(role, path, |command| {
-            command.uid(NOBODY).gid(NOBODY);
-        })
+        let mut command = command(role, path);
+        command.uid(NOBODY).gid(NOBODY);
+        Child::run(command)
     }
 
-    fn run(role: &str, path: &Path, set: impl FnOnce(&mut Command)) -> Child {
+    /// Runs a role by this command.
+    pub(crate) fn run(mut command: Command) -> Child {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        // Not the path of the binary: another user may not be able to reach it.
-        let mut command = Command::new("/proc/self/exe");
-        command.args(["--exact", "child_main", "--ignored", "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, role).env(PATH, path).stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
-        set(&mut command);
-        let process = command.spawn().unwrap();
+        let process = command.stdin(OwnedFd::from(theirs)).spawn().unwrap();
+        // It holds the other end of the line.
+        drop(command);
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         Child { process, line: BufReader::new(ours) }
     }
@@ -90,10 +88,29 @@ impl Drop for Child {
     }
 }
 
+/// This test binary, in this role. A process that has a line itself shares it.
+pub(crate) fn command(role: &str, path: &Path) -> Command {
+    // Not the path of the binary: another user may not be able to reach it.
+    command_of(Path::new("/proc/self/exe"), role, path)
+}
+
+/// As [`command`], with a copy of this test binary.
+pub(crate) fn command_of(program: &Path, role: &str, path: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(["--exact", "child_main", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.env(ROLE, role).env(PATH, path).stdout(Stdio::null());
+    command
+}
+
 /// The child's end of the line.
 pub(crate) struct Parent {
     line: BufReader<UnixStream>,
     pub(crate) path: PathBuf,
+}
+
+/// Tells the parent from wherever this is called. In one piece: other processes may have the same line.
+pub(crate) fn tell(word: impl std::fmt::Display) {
+    nix::unistd::write(std::io::stdin(), format!("{word}\n").as_bytes()).unwrap();
 }
 
 impl Parent {

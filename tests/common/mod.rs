@@ -5,6 +5,8 @@
 
 pub(crate) mod child;
 pub(crate) mod raw;
+pub(crate) mod service;
+pub(crate) mod world;
 
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};

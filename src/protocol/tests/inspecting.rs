@@ -53,14 +53,15 @@ fn what_is_offered_is_done() {
 // M90
 #[test]
 fn one_upgrade_at_a_time() {
-    let busy = |successor, upgrading| {
-        let desk = Desk { operable: true, successor, upgrading };
+    let busy = |successor, upgrading, stopping| {
+        let desk = Desk { operable: true, successor, upgrading, stopping };
         said(&at(desk, Ok(Upgrade::default().into())))
     };
-    assert_eq!(busy(Some(4711), false), (true, Some(ErrorCode::Busy)));
-    assert_eq!(busy(None, true), (true, Some(ErrorCode::Busy)));
+    assert_eq!(busy(Some(4711), false, false), (true, Some(ErrorCode::Busy)));
+    assert_eq!(busy(None, true, false), (true, Some(ErrorCode::Busy)));
+    assert_eq!(busy(None, false, true), (true, Some(ErrorCode::Busy)), "one that stops has no time for it");
     // The new process that an upgrade waits for is welcome.
-    let awaited = Desk { operable: true, successor: None, upgrading: true };
+    let awaited = Desk { operable: true, upgrading: true, ..Desk::default() };
     assert_eq!(at(awaited, Ok(receive().into())), Answer::Begin(receive()));
 }
 
