@@ -267,10 +267,9 @@ impl Generation {
         let Some(arrival) = board.arrivals.remove(place) else { return false };
         self.arrivals.lower();
         arrival.watched.poller.remove(arrival.channel.as_fd());
-        let reason = Cause::Closed(Peer::Successor).to_string();
-        board.no_successor();
         drop(board);
-        self.failed(arrival.receive.pid, arrival.began, &reason);
+        let reason = Cause::Closed(Peer::Successor).to_string();
+        self.failed(arrival.receive.pid, arrival.began, &reason, Board::no_successor);
         true
     }
 
@@ -350,7 +349,7 @@ impl Generation {
     /// An upgrade ended before its successor asked for the service; `pid` is 0 where no process was started.
     pub(crate) fn upgrade_failed(&self, pid: u32, reason: &str) {
         let began = self.board().upgrade.as_ref().map(|upgrade| upgrade.began);
-        self.failed(pid, began.unwrap_or_else(Instant::now), reason);
+        self.failed(pid, began.unwrap_or_else(Instant::now), reason, |_| {});
     }
 
     /// A successor was turned away. Where it is the one of an upgrade and could not be spoken with, that was all.
@@ -363,17 +362,20 @@ impl Generation {
     }
 
     /// An attempt ended before the application had to do with it.
-    fn failed(&self, pid: u32, began: Instant, reason: &str) {
+    fn failed(&self, pid: u32, began: Instant, reason: &str, change: impl FnOnce(&mut Board)) {
         let mut attempt = Laps::new(began).attempt(self.number, pid, Outcome::Failed);
         attempt.reason = Some(shorten(reason, MAX_TEXT));
-        self.tell(News::Failed, Some(pid), Some(began), reason.to_owned());
-        // Whoever asked for an upgrade hears nothing after its outcome.
-        self.record(attempt);
+        let event = self.event(News::Failed, Some(pid), Some(began), reason.to_owned());
+        self.conclude(event, attempt, change);
     }
 
-    /// Puts an attempt into the history, and tells how it ended whoever asked for it.
-    pub(crate) fn record(&self, attempt: Attempt) {
+    /// Ends an attempt: makes the change that comes with that, tells those who listen, puts it into the history, and
+    /// tells how it ended whoever asked for it. All at once: whoever hears of it may ask for the next one, and nobody
+    /// who asks in between is told of this one.
+    pub(crate) fn conclude<T>(&self, event: Event, attempt: Attempt, change: impl FnOnce(&mut Board) -> T) -> T {
         let mut board = self.board();
+        let changed = change(&mut board);
+        board.note(event);
         remember(&mut board.history, attempt.clone());
         match board.upgrade.take().map(|upgrade| upgrade.asker) {
             Some(Asker::Session(token)) => board.notices.push(Notice::Outcome(token, attempt)),
@@ -382,20 +384,21 @@ impl Generation {
         }
         drop(board);
         self.wake.raise();
+        changed
     }
 
     /// Tells those who listen that something happened to this generation, or in a handoff that began at `since`.
     pub(crate) fn tell(&self, event: News, pid: Option<u32>, since: Option<Instant>, message: String) {
-        let elapsed_us = since.map(|since| micros(since.elapsed()));
-        self.publish(Event { event, generation: self.number, pid, elapsed_us, connections: None, message });
+        self.publish(self.event(event, pid, since, message));
     }
 
-    pub(crate) fn publish(&self, mut event: Event) {
-        let mut board = self.board();
-        if board.listening > 0 {
-            event.message = shorten(&event.message, MAX_TEXT);
-            board.notices.push(Notice::Event(event));
-            drop(board);
+    pub(crate) fn event(&self, event: News, pid: Option<u32>, since: Option<Instant>, message: String) -> Event {
+        let elapsed_us = since.map(|since| micros(since.elapsed()));
+        Event { event, generation: self.number, pid, elapsed_us, connections: None, message }
+    }
+
+    pub(crate) fn publish(&self, event: Event) {
+        if self.board().note(event) {
             self.wake.raise();
         }
     }
@@ -448,6 +451,16 @@ impl Board {
     /// generation's own predecessor, whose last words are to be passed on.
     pub(crate) fn is_done(&self) -> bool {
         self.closed && (self.successor.is_none() || self.predecessor.is_none())
+    }
+
+    /// Keeps an event for those who listen, if there are any.
+    fn note(&mut self, mut event: Event) -> bool {
+        let heard = self.listening > 0;
+        if heard {
+            event.message = shorten(&event.message, MAX_TEXT);
+            self.notices.push(Notice::Event(event));
+        }
+        heard
     }
 
     /// There is no successor any more, and the service is this generation's.

@@ -329,9 +329,8 @@ impl Giving {
                 self.laps.active = Some(Instant::now());
                 let attempt = self.attempt(Outcome::Completed);
                 tracing::info!(pause_us = attempt.pause_us, "the successor serves");
-                self.tell(News::Active, "the successor serves");
-                self.generation.board().phase = Phase::Draining;
-                self.generation.record(attempt);
+                let event = self.event(News::Active, "the successor serves");
+                self.generation.conclude(event, attempt, |board| board.phase = Phase::Draining);
                 Some(Milestone::Active)
             }
             Event::Stranded => {
@@ -362,12 +361,21 @@ impl Giving {
         self.over = true;
         let reason = wire::shorten(&cause.to_string(), wire::MAX_TEXT);
         let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
-        if owner != Owner::Unknown {
-            // Before anybody hears of it: whoever does may try again at once.
-            self.resume();
+        let event = self.event(news, &reason);
+        let attempt = wire::Attempt { reason: Some(reason), ..self.attempt(outcome) };
+        let released = self.generation.conclude(event, attempt, |board| {
+            let released = !board.accepting;
+            if owner != Owner::Unknown {
+                // The control socket is this side's again.
+                board.no_successor();
+                board.accepting = !board.closed;
+            }
+            released
+        });
+        if released && owner != Owner::Unknown {
+            // The successor may have called listen, and would be named as the one that serves.
+            let _ = control_socket::listen(self.generation.listener.as_fd());
         }
-        self.tell(news, &reason);
-        self.generation.record(wire::Attempt { reason: Some(reason), ..self.attempt(outcome) });
         match owner {
             Owner::StillUs => tracing::warn!(%cause, "the handoff failed; this process went on serving"),
             Owner::UsAgain => tracing::warn!(%cause, "the handoff failed; this process takes the service back"),
@@ -388,20 +396,6 @@ impl Giving {
         }
     }
 
-    /// The control socket is this side's again.
-    fn resume(&self) {
-        let mut board = self.generation.board();
-        board.no_successor();
-        let released = !board.accepting;
-        board.accepting = !board.closed;
-        drop(board);
-        if released {
-            // The successor may have called listen, and would be named as the one that serves.
-            let _ = control_socket::listen(self.generation.listener.as_fd());
-        }
-        self.generation.wake.raise();
-    }
-
     fn attempt(&self, outcome: Outcome) -> wire::Attempt {
         self.laps.attempt(self.generation.number, self.successor.pid, outcome)
     }
@@ -419,7 +413,11 @@ impl Giving {
     }
 
     fn tell(&self, news: News, message: &str) {
-        self.generation.tell(news, Some(self.successor.pid), Some(self.laps.began), message.to_owned());
+        self.generation.publish(self.event(news, message));
+    }
+
+    fn event(&self, news: News, message: &str) -> wire::Event {
+        self.generation.event(news, Some(self.successor.pid), Some(self.laps.began), message.to_owned())
     }
 }
 
