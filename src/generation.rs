@@ -312,10 +312,14 @@ impl Generation {
         if let Some(busy) = board.desk().busy() {
             return Err(busy);
         }
-        board.begin_upgrade(timeout, asker);
-        drop(board);
-        self.asked(News::Upgrade, "a new process is to take over");
+        self.begin_upgrade(board, timeout, asker);
         Ok(())
+    }
+
+    pub(crate) fn begin_upgrade(&self, mut board: MutexGuard<'_, Board>, timeout: Option<Duration>, asker: Asker) {
+        board.upgrade = Some(Upgrade { began: Instant::now(), asker });
+        tracing::info!(event = "upgrade", generation = self.number, "a new process is to take over");
+        self.ask(board, Request::Upgrade(timeout), News::Upgrade, "a new process is to take over");
     }
 
     /// An upgrade that a call of the application's asks for.
@@ -325,22 +329,19 @@ impl Generation {
     }
 
     pub(crate) fn ask_stop(&self) {
-        {
-            let mut board = self.board();
-            board.stopping = true;
-            board.requests.push_back(Request::Stop);
-        }
-        self.asked(News::Stop, "the service is to stop");
+        let mut board = self.board();
+        board.stopping = true;
+        tracing::info!(event = "stop", generation = self.number, "the service is to stop");
+        self.ask(board, Request::Stop, News::Stop, "the service is to stop");
     }
 
-    /// There is a new request.
-    pub(crate) fn asked(&self, news: News, message: &str) {
-        match news {
-            News::Stop => tracing::info!(event = "stop", generation = self.number, "the service is to stop"),
-            _ => tracing::info!(event = "upgrade", generation = self.number, "a new process is to take over"),
-        }
+    /// Puts a request in the queue. Those who listen are told of it before anybody takes it.
+    fn ask(&self, mut board: MutexGuard<'_, Board>, request: Request, news: News, message: &str) {
+        board.requests.push_back(request);
+        board.publish(self.event(news, None, None, message));
+        drop(board);
         self.requests.raise();
-        self.tell(news, None, None, message.to_owned());
+        self.wake.raise();
     }
 
     /// The next request; `None`: wait for [`Generation::requests`].
@@ -461,11 +462,6 @@ impl Board {
     pub(crate) fn no_successor(&mut self) {
         self.successor = None;
         self.phase = Phase::Serving;
-    }
-
-    pub(crate) fn begin_upgrade(&mut self, timeout: Option<Duration>, asker: Asker) {
-        self.upgrade = Some(Upgrade { began: Instant::now(), asker });
-        self.requests.push_back(Request::Upgrade(timeout));
     }
 
     /// Tells those who listen, if any do; the background has to be woken.

@@ -506,9 +506,7 @@ impl Session {
             }
             Answer::Upgrade(timeout) => {
                 board.listening += 1;
-                board.begin_upgrade(timeout, Asker::Session(self.token));
-                drop(board);
-                generation.asked(News::Upgrade, "a new process is to take over");
+                generation.begin_upgrade(board, timeout, Asker::Session(self.token));
             }
             Answer::Stop(frame) => {
                 drop(board);
