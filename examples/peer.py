@@ -9,6 +9,10 @@ import contextlib, fcntl, json, mmap, os, select, signal, socket, struct, sys, t
 SO_PEERPIDFD, SPEAKS = 77, {"min": 1, "max": 1}  # a number of Linux's that Python does not name; protocol versions
 us = {"pid": os.getpid(), "generation": 1, "requests": 0}  # what every request is answered with
 
+def owned(fd):
+    """The descriptor in an object that closes it."""
+    return open(fd, "rb", buffering=0)
+
 def send(sock, kind, *fds, **fields):
     line = json.dumps({"type": kind, **fields}).encode() + b"\n"
     sent = socket.send_fds(sock, [line], [each.fileno() for each in fds])  # they ride on the first byte [M19]
@@ -19,6 +23,7 @@ def receive(sock, seconds, *kinds):
     """The next frame, which has to be of one of these kinds, and its descriptors."""
     sock.settimeout(seconds)
     first, fds, flags, _ = socket.recv_fds(sock, 1, 253, socket.MSG_CMSG_CLOEXEC)  # [M22]
+    fds = [owned(fd) for fd in fds]  # which closes them where they are not wanted [M24, M26]
     # Unbuffered, so that it ends with this line: to read on would be to lose the next frame's descriptors [M23].
     line = first + sock.makefile("rb", buffering=0).readline(131071)
     if not line.endswith(b"\n"):
@@ -29,7 +34,7 @@ def receive(sock, seconds, *kinds):
     riders = {"offer": frame.get("pidfd"), "descriptors": len(frame.get("entries", []))}
     riders.update(dict.fromkeys(["state", "release", "farewell"], frame.get("state") is not None))
     if flags & socket.MSG_CTRUNC or len(fds) != riders.get(frame["type"], 0):
-        raise ValueError("descriptors", f"{len(fds)} came with {frame['type']}")  # [M24, M25]
+        raise ValueError("descriptors", f"{len(fds)} came with {frame['type']}")  # [M25]
     return frame, fds
 
 def refuse(sock, kind, failure):
@@ -40,10 +45,6 @@ def refuse(sock, kind, failure):
     print(f"failed: {code}: {text}", flush=True)
     with contextlib.suppress(OSError):
         send(sock, kind, code=code, message=text, reason=text)
-
-def owned(fd):
-    """The descriptor in an object that closes it."""
-    return open(fd, "rb", buffering=0)
 
 def check_user(sock):
     """Trusts root and our own user, as the kernel names them [M28, M29]."""
@@ -60,16 +61,16 @@ def write_state():
 def read_state(frame, memfd):
     sealed = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE  # or else it could be cut short under the mapping [M61]
     if fcntl.fcntl(memfd, fcntl.F_GET_SEALS) & sealed == sealed:
-        data = mmap.mmap(memfd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)  # not shared: older kernels refuse that
+        data = mmap.mmap(memfd.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)  # not shared: older kernels refuse that
     else:
-        data = os.pread(memfd, 10, 0)  # not at the descriptor's offset, which P can move [M62]
+        data = os.pread(memfd.fileno(), 10, 0)  # not at the descriptor's offset, which P can move [M62]
     if len(data) != frame["state"]["length"]:
         raise ValueError("malformed", f"a state of {len(data)} bytes is announced as {frame['state']}")  # [M63]
     return int.from_bytes(data[1:] or data[:], "little")
 
 def adopt(entry, fd):
     """A listener that has arrived, if it is what the manifest says [M59]."""
-    sock = socket.socket(fileno=fd)
+    sock = socket.socket(fileno=os.dup(fd.fileno()))
     kind, addr = "unix_listener", sock.getsockname()
     if sock.family != socket.AF_UNIX:
         kind, addr = "tcp_listener", ("[%s]:%d" if ":" in addr[0] else "%s:%d") % addr[:2]

@@ -73,7 +73,9 @@ fn http(listen: &str, control: &Path) -> Command {
 /// Cargo builds the examples beside the tests.
 fn program(example: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    tests.parent().and_then(Path::parent).unwrap().join("examples").join(example)
+    let program = tests.parent().and_then(Path::parent).unwrap().join("examples").join(example);
+    assert!(program.exists(), "{} is not built: run cargo test, or cargo build --examples", program.display());
+    program
 }
 
 /// The peer, once it serves and nothing of its predecessor is to come.
