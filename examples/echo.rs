@@ -9,10 +9,8 @@
 
 use std::error::Error;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use fd_handoff::{Acceptor, Config, Control, Offer, Ready, Released, Timeouts, handoff_receive};
@@ -38,7 +36,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) -> Result<(), Box<dyn 
     let mut inheritance = handoff_receive(config)?;
     let listener = inheritance.tcp_listener("echo", listen)?;
     let listen = listener.local_addr()?;
-    let service = Service { acceptor: Acceptor::new(listener)?, open: Arc::default() };
+    let service = Service { acceptor: Acceptor::new(listener)? };
     let control = inheritance.ready()?;
     service.start();
     println!("ready generation={} pid={} listen={listen}", control.generation(), std::process::id());
@@ -92,7 +90,7 @@ fn drain(released: &mut Released, service: &Service) -> Result<(), fd_handoff::F
 
     let deadline = Instant::now() + DRAIN;
     loop {
-        let left = service.open.load(SeqCst);
+        let left = service.acceptor.connections() as u64;
         released.draining(left);
         if left == 0 || Instant::now() >= deadline {
             return Ok(());
@@ -106,7 +104,6 @@ fn drain(released: &mut Released, service: &Service) -> Result<(), fd_handoff::F
 
 struct Service {
     acceptor: Acceptor<TcpListener>,
-    open: Arc<AtomicU64>,
 }
 
 impl Service {
@@ -114,41 +111,20 @@ impl Service {
     fn start(&self) {
         self.acceptor.resume();
         let acceptor = self.acceptor.clone();
-        let open = Arc::clone(&self.open);
         std::thread::spawn(move || {
-            while let Ok(Some((stream, _))) = acceptor.accept() {
-                let counted = Counted::new(&open);
-                std::thread::spawn(move || {
-                    echo(stream);
-                    drop(counted);
-                });
+            while let Ok(Some((connection, _))) = acceptor.accept() {
+                std::thread::spawn(move || echo(connection));
             }
         });
     }
 }
 
 /// Sends back what comes, until the client has said everything.
-fn echo(mut stream: TcpStream) {
+fn echo(mut stream: impl Read + Write) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
         if stream.write_all(&buffer[..count]).is_err() {
             return;
         }
-    }
-}
-
-/// One open connection, counted for as long as it is there.
-struct Counted(Arc<AtomicU64>);
-
-impl Counted {
-    fn new(open: &Arc<AtomicU64>) -> Counted {
-        open.fetch_add(1, SeqCst);
-        Counted(Arc::clone(open))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
     }
 }

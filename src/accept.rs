@@ -1,11 +1,12 @@
-//! Accepting in a blocking server, so that it can be stopped and started again.
+//! Accepting in a blocking server, so that it can be stopped and started again, and connections are counted.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::sys::event::{Signal, wait_readable};
 
@@ -17,21 +18,50 @@ use crate::sys::event::{Signal, wait_readable};
 /// [`Acceptor::stop`]. It needs the flag to stay: no other holder of the socket may make it blocking again.
 #[derive(Debug)]
 pub struct Acceptor<L> {
-    shared: Arc<Shared<L>>,
+    listener: Arc<L>,
+    gate: Arc<Gate>,
+    connections: Connections,
 }
 
 /// Another handle to the same acceptor. Written by hand: no listener is `Clone`, nor has to be.
 impl<L> Clone for Acceptor<L> {
     fn clone(&self) -> Acceptor<L> {
-        Acceptor { shared: Arc::clone(&self.shared) }
+        let (listener, gate) = (Arc::clone(&self.listener), Arc::clone(&self.gate));
+        Acceptor { listener, gate, connections: self.connections.clone() }
     }
 }
 
+/// What lets threads through to accept. Shut means that nobody accepts, nor is about to.
 #[derive(Debug)]
-struct Shared<L> {
-    listener: L,
+pub(crate) struct Gate {
+    shut: RwLock<bool>,
     stop: Signal,
-    stopped: AtomicBool,
+}
+
+impl Gate {
+    fn new() -> io::Result<Gate> {
+        Ok(Gate { shut: RwLock::new(false), stop: Signal::new()? })
+    }
+
+    /// Runs `accept` unless the gate is shut. It cannot be shut meanwhile.
+    fn pass<T>(&self, accept: impl FnOnce() -> T) -> Option<T> {
+        let shut = self.shut.read().unwrap_or_else(PoisonError::into_inner);
+        (!*shut).then(accept)
+    }
+
+    pub(crate) fn shut(&self) {
+        let mut shut = self.shut.write().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut shut, true) {
+            self.stop.raise();
+        }
+    }
+
+    pub(crate) fn open(&self) {
+        let mut shut = self.shut.write().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut shut, false) {
+            self.stop.lower();
+        }
+    }
 }
 
 /// A listener that an [`Acceptor`] can accept on. Sealed.
@@ -78,6 +108,9 @@ impl Listener for UnixListener {
     }
 }
 
+/// A connection, and where it comes from.
+pub type Accepted<L> = (Connection<<L as Listener>::Stream>, <L as Listener>::Addr);
+
 impl<L: Listener> Acceptor<L> {
     /// Takes a listener over, and makes it non-blocking; accepted connections block as usual.
     ///
@@ -85,9 +118,13 @@ impl<L: Listener> Acceptor<L> {
     ///
     /// What `fcntl(2)` or `eventfd(2)` say.
     pub fn new(listener: L) -> io::Result<Acceptor<L>> {
+        Acceptor::counted(listener, Connections::new()?)
+    }
+
+    /// One that counts its connections together with others.
+    pub(crate) fn counted(listener: L, connections: Connections) -> io::Result<Acceptor<L>> {
         listener.set_nonblocking()?;
-        let shared = Shared { listener, stop: Signal::new()?, stopped: AtomicBool::new(false) };
-        Ok(Acceptor { shared: Arc::new(shared) })
+        Ok(Acceptor { listener: Arc::new(listener), gate: Arc::new(Gate::new()?), connections })
     }
 
     /// Waits for a connection; `None` once [`Acceptor::stop`] was called.
@@ -95,15 +132,13 @@ impl<L: Listener> Acceptor<L> {
     /// # Errors
     ///
     /// What `accept(2)` says, save that no connection is there.
-    pub fn accept(&self) -> io::Result<Option<(L::Stream, L::Addr)>> {
+    pub fn accept(&self) -> io::Result<Option<Accepted<L>>> {
         loop {
-            if self.shared.stopped.load(Ordering::SeqCst) {
-                return Ok(None);
-            }
-            match self.shared.listener.try_accept() {
+            let Some(accepted) = self.gate.pass(|| self.try_accept()) else { return Ok(None) };
+            match accepted {
                 Ok(accepted) => return Ok(Some(accepted)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait_readable(&[self.shared.listener.as_fd(), self.shared.stop.as_fd()], None)?;
+                    wait_readable(&[self.listener.as_fd(), self.gate.stop.as_fd()], None)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -111,29 +146,137 @@ impl<L: Listener> Acceptor<L> {
         }
     }
 
-    /// Makes every present and future [`Acceptor::accept`] return `None`. Connections that wait in the
-    /// kernel's queue stay there, for the successor.
+    fn try_accept(&self) -> io::Result<Accepted<L>> {
+        let (stream, addr) = self.listener.try_accept()?;
+        Ok((Connection { stream, counted: self.connections.begin() }, addr))
+    }
+
+    /// Makes every present and future [`Acceptor::accept`] return `None`: when this returns, nothing more is
+    /// accepted. Connections that wait in the kernel's queue stay there, for the successor.
     pub fn stop(&self) {
-        if !self.shared.stopped.swap(true, Ordering::SeqCst) {
-            self.shared.stop.raise();
-        }
+        self.gate.shut();
     }
 
     /// Accepts again after [`Acceptor::stop`]: this process has taken the service back.
     pub fn resume(&self) {
-        if self.shared.stopped.swap(false, Ordering::SeqCst) {
-            self.shared.stop.lower();
-        }
+        self.gate.open();
     }
 
     /// The listener.
     pub fn listener(&self) -> &L {
-        &self.shared.listener
+        &self.listener
+    }
+
+    /// How many of the accepted connections have not been dropped.
+    pub fn connections(&self) -> usize {
+        self.connections.count()
+    }
+
+    pub(crate) fn parts(&self) -> (Arc<L>, Arc<Gate>) {
+        (Arc::clone(&self.listener), Arc::clone(&self.gate))
     }
 }
 
 impl<L: Listener> AsFd for Acceptor<L> {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.shared.listener.as_fd()
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+/// A connection, counted until it is dropped. It is used like the stream in it.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    counted: Counted,
+}
+
+impl<S> Connection<S> {
+    /// The stream, and what counts it: drop that when the connection ends.
+    pub fn into_parts(self) -> (S, Counted) {
+        (self.stream, self.counted)
+    }
+}
+
+impl<S> Deref for Connection<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.stream
+    }
+}
+
+impl<S> DerefMut for Connection<S> {
+    fn deref_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+}
+
+impl<S: Read> Read for Connection<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
+    }
+}
+
+impl<S: Write> Write for Connection<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl<S: AsFd> AsFd for Connection<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// How many connections there are.
+#[derive(Debug, Clone)]
+pub(crate) struct Connections(Arc<Counter>);
+
+#[derive(Debug)]
+struct Counter {
+    count: AtomicUsize,
+    /// Whether somebody waits for the last one to end.
+    awaited: AtomicBool,
+    /// Raised then when it ends.
+    none_left: Signal,
+}
+
+/// Counts one connection until it is dropped.
+#[derive(Debug)]
+pub struct Counted(Arc<Counter>);
+
+impl Connections {
+    pub(crate) fn new() -> io::Result<Connections> {
+        let none_left = Signal::new()?;
+        Ok(Connections(Arc::new(Counter { count: AtomicUsize::new(0), awaited: AtomicBool::new(false), none_left })))
+    }
+
+    pub(crate) fn begin(&self) -> Counted {
+        self.0.count.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(&self.0))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.count.load(Ordering::SeqCst)
+    }
+
+    /// Readable from the moment that none is left, if that comes after this call: look at the count afterwards.
+    pub(crate) fn none_left(&self) -> &Signal {
+        self.0.awaited.store(true, Ordering::SeqCst);
+        &self.0.none_left
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let last = self.0.count.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.0.awaited.load(Ordering::SeqCst) {
+            self.0.none_left.raise();
+        }
     }
 }

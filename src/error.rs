@@ -1,12 +1,11 @@
 //! What can go wrong: what was being done, whose fault it is, and what to do.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::protocol::Cause;
-use crate::wire::{ErrorCode, Kind, MAX_DESCRIPTORS, MAX_STATE, Name, NameError};
+use crate::wire::{ErrorCode, Kind, MAX_DESCRIPTORS, MAX_STATE, Name, NameError, WireError};
 
 /// A result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -99,7 +98,7 @@ pub enum Error {
         /// Where it is bound.
         found: String,
         /// Where it was to be bound.
-        wanted: SocketAddr,
+        wanted: String,
     },
     /// In strict mode: descriptors were handed over that this program did not take.
     #[error("nobody took the inherited descriptors {0:?}")]
@@ -107,6 +106,18 @@ pub enum Error {
     /// A state could not be handed over or read.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The service closed the connection.
+    #[error("the service closed the connection")]
+    Disconnected,
+    /// Whoever listens at the control socket does not answer.
+    #[error("no answer within {after:?}: the service is stopped, or something else listens there")]
+    NoAnswer {
+        /// How long it had.
+        after: Duration,
+    },
+    /// Whoever listens at the control socket says something that is not of this protocol.
+    #[error("this is no fd-handoff service: {0}")]
+    Garbled(WireError),
     /// The control object was closed, or its service has been handed over.
     #[error("this generation no longer owns the control socket")]
     Closed,

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::channel::{Channel, Link};
 use crate::config::Config;
@@ -14,12 +14,13 @@ use crate::control_socket::Place;
 use crate::descriptor::{Attachment, named, status_of};
 use crate::error::{Error, Result, StateError};
 use crate::giving::Giving;
-use crate::protocol::{Cause, Packet, Peer, Successor};
+use crate::history::{Laps, micros, remember};
+use crate::protocol::{Cause, Desk, Packet, Peer, Successor};
 use crate::state::Received;
 use crate::sys::event::{Poller, Signal};
 use crate::wire::{
-    Attempt, Entry, FdStatus, FileId, Hello, MAX_HISTORY, MAX_LINE, MAX_TEXT, Outcome, PROTOCOL, Phase,
-    PredecessorStatus, Receive, Status, SuccessorStatus, shorten,
+    Attempt, Entry, ErrorCode, Event, Failure, FdStatus, FileId, Hello, MAX_LINE, MAX_TEXT, News, Outcome, PROTOCOL,
+    Phase, PredecessorStatus, Receive, Status, SuccessorStatus, shorten,
 };
 
 /// One generation.
@@ -40,6 +41,8 @@ pub(crate) struct Generation {
     pub(crate) farewells: Signal,
     /// Raised for good once there is no predecessor to wait for.
     pub(crate) departed: Signal,
+    /// Counts the requests that wait for whoever operates the service.
+    pub(crate) requests: Signal,
     board: Mutex<Board>,
 }
 
@@ -63,6 +66,58 @@ pub(crate) struct Board {
     pub(crate) farewells: VecDeque<Packet<OwnedFd>>,
     /// The predecessor's final state, until the application takes it.
     pub(crate) final_state: Option<Packet<OwnedFd>>,
+    /// Whether somebody takes requests.
+    pub(crate) operated: bool,
+    pub(crate) requests: VecDeque<Request>,
+    /// The upgrade under way.
+    pub(crate) upgrade: Option<Upgrade>,
+    /// How many connections listen for events.
+    pub(crate) listening: usize,
+    /// What they have not been told yet.
+    pub(crate) notices: Vec<Notice>,
+}
+
+/// What a connection that listens is to be told.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    Event(Event),
+    /// How the upgrade ended that this connection asked for.
+    Outcome(u64, Attempt),
+}
+
+/// What somebody asks of whoever operates the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// A new process is to take over, and to be ready within this time, if one is said.
+    Upgrade(Option<Duration>),
+    Stop,
+}
+
+/// An upgrade that was asked for.
+#[derive(Debug)]
+pub(crate) struct Upgrade {
+    pub(crate) began: Instant,
+    pub(crate) asker: Asker,
+}
+
+/// Who wants to hear how an upgrade ended.
+pub(crate) enum Asker {
+    /// A signal does not.
+    Nobody,
+    /// This connection.
+    Session(u64),
+    /// This call.
+    Call(Box<dyn FnOnce(Attempt) + Send>),
+}
+
+impl std::fmt::Debug for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Asker::Nobody => "Nobody",
+            Asker::Session(_) => "Session",
+            Asker::Call(_) => "Call",
+        })
+    }
 }
 
 /// A successor that said `receive`.
@@ -107,6 +162,7 @@ impl Generation {
             arrivals: Signal::new()?,
             farewells: Signal::new()?,
             departed: Signal::new()?,
+            requests: Signal::new()?,
             board: Mutex::new(Board {
                 phase: Phase::Serving,
                 named: origin.named,
@@ -120,6 +176,11 @@ impl Generation {
                 link: None,
                 farewells: VecDeque::new(),
                 final_state: None,
+                operated: false,
+                requests: VecDeque::new(),
+                upgrade: None,
+                listening: 0,
+                notices: Vec::new(),
             }),
         })
     }
@@ -201,10 +262,10 @@ impl Generation {
         let Some(arrival) = board.arrivals.remove(place) else { return false };
         self.arrivals.lower();
         arrival.watched.poller.remove(arrival.channel.as_fd());
-        let mut attempt = attempt(self.number, arrival.receive.pid, arrival.began, Outcome::Failed);
-        attempt.reason = Some(Cause::Closed(Peer::Successor).to_string());
-        board.record(attempt);
+        let reason = Cause::Closed(Peer::Successor).to_string();
         board.no_successor();
+        drop(board);
+        self.failed(arrival.receive.pid, arrival.began, &reason);
         true
     }
 
@@ -231,9 +292,107 @@ impl Generation {
         Ok(())
     }
 
-    /// There is no predecessor to wait for, any more or at all.
-    pub(crate) fn predecessor_departed(&self) {
-        self.board().predecessor = None;
+    /// Begins an upgrade, unless something is in its way: then says what.
+    pub(crate) fn ask_upgrade(&self, timeout: Option<Duration>, asker: Asker) -> Result<(), String> {
+        let mut board = self.board();
+        if let Some(busy) = board.desk().busy() {
+            return Err(busy);
+        }
+        board.begin_upgrade(timeout, asker);
+        drop(board);
+        self.asked(News::Upgrade, "a new process is to take over");
+        Ok(())
+    }
+
+    /// An upgrade that a call of the application's asks for.
+    pub(crate) fn call_upgrade(&self, tell: Box<dyn FnOnce(Attempt) + Send>) -> Result<()> {
+        let asked = self.ask_upgrade(None, Asker::Call(tell));
+        asked.map_err(|message| Error::Refused { code: ErrorCode::Busy, message })
+    }
+
+    pub(crate) fn ask_stop(&self) {
+        self.board().requests.push_back(Request::Stop);
+        self.asked(News::Stop, "the service is to stop");
+    }
+
+    /// There is a new request.
+    pub(crate) fn asked(&self, news: News, message: &str) {
+        self.requests.raise();
+        self.tell(news, None, None, message.to_owned());
+    }
+
+    /// The next request; `None`: wait for [`Generation::requests`].
+    pub(crate) fn try_request(&self) -> Option<Request> {
+        let request = self.board().requests.pop_front()?;
+        self.requests.lower();
+        Some(request)
+    }
+
+    /// An upgrade ended before its successor asked for the service; `pid` is 0 where no process was started.
+    pub(crate) fn upgrade_failed(&self, pid: u32, reason: &str) {
+        let began = self.board().upgrade.as_ref().map(|upgrade| upgrade.began);
+        self.failed(pid, began.unwrap_or_else(Instant::now), reason);
+    }
+
+    /// A successor was turned away. Where it is the one of an upgrade and could not be spoken with, that was all.
+    pub(crate) fn refused(&self, pid: u32, failure: &Failure) {
+        self.tell(News::Refused, Some(pid), None, failure.message.clone());
+        let ends_upgrade = failure.code != ErrorCode::Busy && self.board().desk().upgrading;
+        if ends_upgrade {
+            self.upgrade_failed(pid, &failure.message);
+        }
+    }
+
+    /// An attempt ended before the application had to do with it.
+    fn failed(&self, pid: u32, began: Instant, reason: &str) {
+        let mut attempt = Laps::new(began).attempt(self.number, pid, Outcome::Failed);
+        attempt.reason = Some(shorten(reason, MAX_TEXT));
+        self.record(attempt);
+        self.tell(News::Failed, Some(pid), Some(began), reason.to_owned());
+    }
+
+    /// Puts an attempt into the history, and tells how it ended whoever asked for it.
+    pub(crate) fn record(&self, attempt: Attempt) {
+        let mut board = self.board();
+        remember(&mut board.history, attempt.clone());
+        match board.upgrade.take().map(|upgrade| upgrade.asker) {
+            Some(Asker::Session(token)) => board.notices.push(Notice::Outcome(token, attempt)),
+            Some(Asker::Call(tell)) => tell(attempt),
+            Some(Asker::Nobody) | None => {}
+        }
+        drop(board);
+        self.wake.raise();
+    }
+
+    /// Tells those who listen that something happened to this generation, or in a handoff that began at `since`.
+    pub(crate) fn tell(&self, event: News, pid: Option<u32>, since: Option<Instant>, message: String) {
+        let elapsed_us = since.map(|since| micros(since.elapsed()));
+        self.publish(Event { event, generation: self.number, pid, elapsed_us, connections: None, message });
+    }
+
+    pub(crate) fn publish(&self, mut event: Event) {
+        let mut board = self.board();
+        if board.listening > 0 {
+            event.message = shorten(&event.message, MAX_TEXT);
+            board.notices.push(Notice::Event(event));
+            drop(board);
+            self.wake.raise();
+        }
+    }
+
+    /// There is no predecessor to wait for, any more or at all. `drained` says for how long it has drained.
+    pub(crate) fn predecessor_departed(&self, drained: Option<Duration>) {
+        let mut board = self.board();
+        board.predecessor = None;
+        let ours = std::process::id();
+        // The handoff to this generation: attempts of its own may have come after it.
+        let handoff = board.history.iter_mut().find(|attempt| {
+            attempt.from + 1 == self.number && attempt.successor_pid == ours && attempt.outcome == Outcome::Completed
+        });
+        if let (Some(handoff), Some(drained)) = (handoff, drained) {
+            handoff.drain_us = Some(micros(drained));
+        }
+        drop(board);
         self.farewells.raise();
         self.departed.raise();
     }
@@ -273,31 +432,19 @@ impl Board {
         self.phase = Phase::Serving;
     }
 
-    pub(crate) fn record(&mut self, attempt: Attempt) {
-        remember(&mut self.history, attempt);
+    pub(crate) fn begin_upgrade(&mut self, timeout: Option<Duration>, asker: Asker) {
+        self.upgrade = Some(Upgrade { began: Instant::now(), asker });
+        self.requests.push_back(Request::Upgrade(timeout));
     }
-}
 
-/// Adds an attempt to a history, and forgets the oldest where there are too many.
-pub(crate) fn remember(history: &mut VecDeque<Attempt>, attempt: Attempt) {
-    history.push_back(attempt);
-    while history.len() > MAX_HISTORY {
-        history.pop_front();
-    }
-}
-
-/// An attempt that began at `began` and ends now.
-pub(crate) fn attempt(from: u64, successor_pid: u32, began: Instant, outcome: Outcome) -> Attempt {
-    let total = began.elapsed();
-    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_sub(total);
-    Attempt {
-        from,
-        successor_pid,
-        outcome,
-        reason: None,
-        began_unix_ms: began.as_millis() as u64,
-        total_us: total.as_micros() as u64,
-        pause_us: None,
+    pub(crate) fn desk(&self) -> Desk {
+        let successor = match (&self.successor, self.accepting) {
+            (Some(successor), _) => Some(successor.pid),
+            (None, true) => None,
+            // It has been handed over: whoever is next finds the next generation at the path.
+            (None, false) => Some(std::process::id()),
+        };
+        Desk { operable: self.operated, successor, upgrading: self.upgrade.is_some() }
     }
 }
 

@@ -9,16 +9,18 @@ use crate::channel::{Link, Point};
 use crate::control_socket;
 use crate::descriptor::{Attachment, application_name, describe, entry};
 use crate::error::{Error, Failure, Owner, Result};
-use crate::generation::{Arrival, Generation, Named, attempt};
+use crate::generation::{Arrival, Generation, Named};
+use crate::history::{Laps, micros};
 use crate::protocol::{
     Cause, Gift, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits,
 };
+use crate::reception::left;
 use crate::spawn::Spawned;
 use crate::state::State;
 use crate::sys::event::Poller;
 use crate::sys::{file, limits, process, socket};
 use crate::wire::{
-    self, Entry, ErrorCode, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, Outcome, Phase, Receive,
+    self, Entry, ErrorCode, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, News, Outcome, Phase, Receive,
 };
 
 /// What a predecessor gives: named descriptors and a snapshot of its state.
@@ -95,14 +97,14 @@ pub(crate) struct Giving {
     generation: Arc<Generation>,
     link: Link<Predecessor<Attachment>>,
     successor: Receive,
-    began: Instant,
+    laps: Laps,
     timens: Option<u64>,
-    released: Option<Instant>,
-    pause: Option<Duration>,
     over: bool,
     held: Option<Milestone>,
     /// The successor's process, where it is our child.
     child: Option<Spawned>,
+    /// By when it has to be ready, whatever progress it makes.
+    limit: Option<Instant>,
 }
 
 /// A point that a handoff has reached.
@@ -125,18 +127,20 @@ impl Giving {
         let mut link = Link::new(role, channel, pidfd).map_err(Error::io("watch the successor"))?;
         // The background has heard it, before there was a link.
         link.reach(Instant::now(), Point::AfterReceive, "receive");
-        tracing::info!(successor = receive.pid, version = %receive.version, "a successor asks for the service");
+        let (successor, version) = (receive.pid, receive.version.as_str());
+        tracing::info!(successor, version, "a successor asks for the service");
+        let message = format!("process {successor}, version {version}, asks for the service");
+        generation.tell(News::Receive, Some(successor), Some(began), message);
         Ok(Giving {
             generation,
             link,
             successor: receive,
-            began,
+            laps: Laps::new(began),
             timens: file::time_namespace(),
-            released: None,
-            pause: None,
             over: false,
             held: None,
             child: None,
+            limit: None,
         })
     }
 
@@ -153,7 +157,12 @@ impl Giving {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.link.deadline()
+        self.link.deadline().into_iter().chain(self.limit).min()
+    }
+
+    /// The handoff is given up if the successor is not ready by then, whatever progress it makes.
+    pub(crate) fn limit(&mut self, limit: Instant) {
+        self.limit = Some(limit);
     }
 
     /// From here on the successor's process is ended and reaped if it does not take the service.
@@ -218,13 +227,15 @@ impl Giving {
             board.phase = Phase::Released;
         }
         self.generation.wake.raise();
-        self.released = Some(Instant::now());
+        self.laps.released = Some(Instant::now());
+        self.tell(News::Release, "this process has stopped accepting");
         let monotonic_us = process::monotonic().as_micros() as u64;
         let state = state.map(attach);
         self.link.command(Command::Release { state, monotonic_us, timens: self.timens });
     }
 
     pub(crate) fn draining(&mut self, connections: u64) {
+        self.tell_of_drain(News::Draining, Some(connections), left(connections));
         self.link.command(Command::Draining(connections));
     }
 
@@ -234,6 +245,7 @@ impl Giving {
         if !unread.is_empty() {
             tracing::info!(count = unread.len(), "passing on farewells that this generation has not read");
         }
+        self.tell_of_drain(News::Farewell, None, "this process has drained".to_owned());
         let states = unread.into_iter().chain(state).map(attach);
         self.link.command(Command::Farewell(states.collect()));
     }
@@ -269,6 +281,11 @@ impl Giving {
         if let Some(held) = self.held.take() {
             return Some(held);
         }
+        if self.limit.is_some_and(|limit| limit <= Instant::now()) {
+            self.limit = None;
+            let reason = "the upgrade's time is over, and the new process is not ready".to_owned();
+            self.link.command(Command::Abort(ErrorCode::Timeout, reason));
+        }
         while let Some(event) = self.link.step(Instant::now(), table) {
             if let Some(milestone) = self.note(event) {
                 return Some(milestone);
@@ -280,36 +297,47 @@ impl Giving {
     fn note(&mut self, event: Event) -> Option<Milestone> {
         match event {
             Event::Transferred => {
+                self.laps.transferred = Some(Instant::now());
                 tracing::info!("the successor has everything, and initialises");
+                self.tell(News::Transferred, "the successor has everything, and initialises");
                 self.generation.board().phase = Phase::Initialising;
                 None
             }
             Event::Progress(message) => {
                 tracing::info!(%message, "the successor initialises");
+                self.tell(News::Progress, &message);
                 if let Some(successor) = &mut self.generation.board().successor {
                     successor.progress = Some(message);
                 }
                 None
             }
-            Event::Ready => Some(Milestone::Ready),
+            Event::Ready => {
+                self.limit = None;
+                self.laps.ready = Some(Instant::now());
+                self.tell(News::Ready, "the successor can serve");
+                Some(Milestone::Ready)
+            }
             Event::Active => {
-                self.pause = self.released.map(|released| released.elapsed());
-                tracing::info!(pause = ?self.pause, "the successor serves");
-                self.record(Outcome::Completed, None);
+                self.laps.active = Some(Instant::now());
+                let attempt = self.attempt(Outcome::Completed);
+                tracing::info!(pause_us = attempt.pause_us, "the successor serves");
+                self.tell(News::Active, "the successor serves");
+                self.generation.record(attempt);
                 self.generation.board().phase = Phase::Draining;
                 Some(Milestone::Active)
             }
             Event::Stranded => {
-                tracing::error!(
-                    successor = self.successor.pid,
-                    "released to a successor that is silent and cannot be ended from here: it may be serving, so \
-                     this process must not; end that process by hand, and this one takes the service back"
-                );
+                const STRANDED: &str = "released to a successor that is silent and cannot be ended from here: it may \
+                     be serving, so this process must not; end that process by hand, and this one takes the service back";
+                tracing::error!(successor = self.successor.pid, "{STRANDED}");
+                self.tell(News::Stranded, STRANDED);
                 self.generation.board().phase = Phase::Stranded;
                 None
             }
             Event::Settled => {
-                tracing::info!("the successor stops in good order, or hands over itself");
+                const SETTLED: &str = "the successor stops in good order, or hands over itself";
+                tracing::info!("{SETTLED}");
+                self.tell(News::Settled, SETTLED);
                 None
             }
             Event::Departed => {
@@ -324,7 +352,10 @@ impl Giving {
 
     fn end(&mut self, owner: Owner, outcome: Outcome, cause: Cause) -> Milestone {
         self.over = true;
-        self.record(outcome, Some(cause.to_string()));
+        let reason = wire::shorten(&cause.to_string(), wire::MAX_TEXT);
+        let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
+        self.tell(news, &reason);
+        self.generation.record(wire::Attempt { reason: Some(reason), ..self.attempt(outcome) });
         match owner {
             Owner::StillUs => tracing::warn!(%cause, "the handoff failed; this process went on serving"),
             Owner::UsAgain => tracing::warn!(%cause, "the handoff failed; this process takes the service back"),
@@ -360,17 +391,30 @@ impl Giving {
         self.generation.wake.raise();
     }
 
-    fn record(&self, outcome: Outcome, reason: Option<String>) {
-        let mut attempt = attempt(self.generation.number, self.successor.pid, self.began, outcome);
-        attempt.reason = reason.map(|reason| wire::shorten(&reason, wire::MAX_TEXT));
-        attempt.pause_us = self.pause.map(|pause| pause.as_micros() as u64);
-        self.generation.board().record(attempt);
+    fn attempt(&self, outcome: Outcome) -> wire::Attempt {
+        self.laps.attempt(self.generation.number, self.successor.pid, outcome)
+    }
+
+    /// As the successor tells of it.
+    fn tell_of_drain(&self, event: News, connections: Option<u64>, message: String) {
+        self.generation.publish(wire::Event {
+            event,
+            generation: self.generation.number,
+            pid: Some(std::process::id()),
+            elapsed_us: Some(micros(self.laps.began.elapsed())),
+            connections,
+            message,
+        });
+    }
+
+    fn tell(&self, news: News, message: &str) {
+        self.generation.tell(news, Some(self.successor.pid), Some(self.laps.began), message.to_owned());
     }
 }
 
 impl Drop for Giving {
     fn drop(&mut self) {
-        if !self.over && self.released.is_none() {
+        if !self.over && self.laps.released.is_none() {
             self.abort("the predecessor's application gave up");
         }
     }

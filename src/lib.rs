@@ -71,17 +71,20 @@ compile_error!("fd-handoff needs Linux: it rests on SCM_RIGHTS, memfd, pidfd and
 
 mod accept;
 mod channel;
+pub mod client;
 mod config;
 mod control_socket;
 mod descriptor;
 mod error;
 mod generation;
 mod giving;
+mod history;
 mod listen;
 #[doc(hidden)]
 pub mod protocol;
 mod receive;
 mod reception;
+mod service;
 mod spawn;
 mod state;
 mod sys;
@@ -91,7 +94,7 @@ pub mod tokio;
 #[doc(hidden)]
 pub mod wire;
 
-pub use accept::{Acceptor, Listener};
+pub use accept::{Accepted, Acceptor, Connection, Counted, Listener};
 pub use config::{Config, PeerPolicy, Timeouts};
 pub use descriptor::Inheritable;
 pub use error::{Error, Failure, Owner, PathProblem, Result, StateError};
@@ -99,6 +102,7 @@ pub use giving::Offer;
 pub use listen::{Control, Ready, Released, Successor, handoff_listen};
 pub use protocol::{Cause, Peer};
 pub use receive::{Inheritance, handoff_receive};
+pub use service::{Finish, Handle, Handoff, HandoffBuilder, SignalKind, Starting};
 pub use spawn::Spawned;
 pub use state::{Received, State};
 pub use wire::{ErrorCode, Kind, Name, NameError};

@@ -46,6 +46,10 @@ pub struct Control {
 }
 
 impl Control {
+    pub(crate) fn inner(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+
     /// Starts the thread that serves the control socket.
     pub(crate) fn begin(generation: Arc<Generation>, reception: Reception) -> Result<Control> {
         let background = std::thread::Builder::new().name("fd-handoff".to_owned()).spawn(move || run(reception));
@@ -122,7 +126,7 @@ impl Drop for Control {
 /// A successor that asks for the service.
 #[derive(Debug)]
 pub struct Successor {
-    giving: Giving,
+    pub(crate) giving: Giving,
 }
 
 impl Successor {
@@ -192,6 +196,11 @@ impl Ready {
     pub fn refuse(mut self, reason: &str) {
         self.giving.abort(reason);
     }
+
+    /// Gives up where the last state could not be made.
+    pub(crate) fn check<T>(&mut self, last: Result<T, StateError>) -> Result<T, Failure> {
+        last.map_err(|error| self.giving.give_up(error.into()))
+    }
 }
 
 /// The service is the successor's. Drain, then say farewell.
@@ -231,15 +240,7 @@ impl Released {
     pub fn farewell(mut self, state: Option<State>) -> Result<(), Failure> {
         let state = state.map(State::seal).transpose();
         let state = state.map_err(|error| Failure::new(Owner::Successor, error.into()))?;
-        let generation = Arc::clone(self.giving.generation());
-        while self.giving.awaits_predecessor() {
-            if let Some(Milestone::Over(failure)) = self.giving.poll(&[]) {
-                return Err(failure);
-            }
-            if self.giving.awaits_predecessor() {
-                self.giving.wait(&[generation.departed.as_fd()], None);
-            }
-        }
+        self.await_predecessor()?;
         self.giving.farewell(state);
         loop {
             match self.giving.poll(&[]) {
@@ -249,6 +250,32 @@ impl Released {
                 None => self.giving.wait(&[], None),
             }
         }
+    }
+}
+
+impl Released {
+    /// Waits until this process's own predecessor has said its farewells.
+    pub(crate) fn await_predecessor(&mut self) -> Result<(), Failure> {
+        let generation = Arc::clone(self.giving.generation());
+        while self.giving.awaits_predecessor() {
+            if let Some(Milestone::Over(failure)) = self.giving.poll(&[]) {
+                return Err(failure);
+            }
+            if self.giving.awaits_predecessor() {
+                self.giving.wait(&[generation.departed.as_fd()], None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits as [`Released::lost`] does, or until one of these is readable.
+    pub(crate) fn lost_or(&mut self, also: BorrowedFd<'_>, until: Option<Instant>) -> Option<Failure> {
+        match self.giving.poll(&[]) {
+            Some(Milestone::Over(failure)) => return Some(failure),
+            Some(_) => return None,
+            None => self.giving.wait(&[also], until),
+        }
+        None
     }
 }
 
@@ -284,7 +311,7 @@ fn run(mut reception: Reception) {
 }
 
 /// poll(2) on descriptors that are open fails only where the kernel is out of memory: try again a little later.
-fn pause(waited: std::io::Result<()>) {
+pub(crate) fn pause(waited: std::io::Result<()>) {
     if let Err(error) = waited {
         tracing::error!(%error, "cannot wait");
         std::thread::sleep(std::time::Duration::from_millis(10));

@@ -52,7 +52,7 @@ fn receive(mut transfer: Transfer) -> Result<Inherited> {
 /// Dropping it gives the handoff up; the predecessor goes on serving.
 #[derive(Debug)]
 pub struct Inheritance {
-    inherited: Inherited,
+    pub(crate) inherited: Inherited,
 }
 
 impl From<Inherited> for Inheritance {

@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 use crate::channel::{Channel, Fill, Link};
 use crate::descriptor::Attachment;
 use crate::error::Error;
-use crate::generation::{Arrival, Generation, Watch};
+use crate::generation::{Arrival, Asker, Generation, Notice, Watch};
 use crate::giving;
 use crate::protocol::{Answer, Inspector, MAX_INSPECTORS, Successor, SuccessorCommand, SuccessorEvent};
 use crate::sys::event::{Interest, Poller};
 use crate::sys::{process, socket};
-use crate::wire::{ErrorCode, Failure, Frame, Phase, Receive, ServerFrame, SuccessorStatus, parse_client_line};
+use crate::wire::{
+    Concluded, ErrorCode, Event, Failure, Frame, News, Phase, Receive, ServerFrame, SuccessorStatus, parse_client_line,
+};
 
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
@@ -44,6 +46,8 @@ pub(crate) struct Reception {
     unfinished: Vec<u64>,
     next_session: u64,
     predecessor: Option<Link<Successor<OwnedFd>>>,
+    /// Since when it drains.
+    followed_since: Option<Instant>,
     /// Whether the poller watches the listener.
     listening: bool,
     /// Until when it does not, though it should.
@@ -62,6 +66,7 @@ pub(crate) enum Next {
 struct Session {
     channel: Channel<Attachment>,
     inspector: Inspector,
+    token: u64,
     pidfd: Option<OwnedFd>,
     interest: Interest,
     /// It has heard its last word.
@@ -79,6 +84,7 @@ impl Reception {
             unfinished: Vec::new(),
             next_session: FIRST_SESSION,
             predecessor: None,
+            followed_since: None,
             listening: false,
             paused_until: None,
         })
@@ -92,6 +98,7 @@ impl Reception {
             tracing::error!(%error, "cannot watch the predecessor");
         }
         self.predecessor = Some(predecessor);
+        self.followed_since = Some(Instant::now());
     }
 
     pub(crate) fn poller(&self) -> &Arc<Poller> {
@@ -115,6 +122,7 @@ impl Reception {
         self.hear_predecessor(now);
         self.expire(now);
         self.follow_board(now);
+        self.pass_on_news();
         if self.generation.board().is_done() {
             self.leave(now);
             return Next::Exit;
@@ -142,7 +150,7 @@ impl Reception {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let sessions = self.sessions.values().map(|session| session.inspector.deadline());
+        let sessions = self.sessions.values().filter_map(|session| session.inspector.deadline());
         let predecessor = self.predecessor.as_ref().and_then(Link::deadline);
         sessions.chain(predecessor).chain(self.paused_until).min()
     }
@@ -207,7 +215,9 @@ impl Reception {
         let pidfd = self.pidfd_of(&stream, peer.pid());
         let channel = Channel::new(stream, false).map_err(Error::io("set up a control connection"))?;
         let inspector = Inspector::new(now);
-        let mut session = Session { channel, inspector, pidfd, interest: Interest::Read, closing: false };
+        let token = self.next_session;
+        self.next_session += 1;
+        let mut session = Session { channel, inspector, token, pidfd, interest: Interest::Read, closing: false };
         if let Err(denied) = self.generation.config.peers.check(&peer) {
             tracing::warn!(uid = peer.uid(), gid = peer.gid(), "denied a control connection");
             session.last_word(Failure { code: ErrorCode::Denied, message: denied.to_string() }.into());
@@ -217,8 +227,6 @@ impl Reception {
         if self.sessions.len() >= MAX_INSPECTORS {
             self.dismiss_quietest(Inspector::evicted());
         }
-        let token = self.next_session;
-        self.next_session += 1;
         self.poller.add(session.channel.as_fd(), token, Interest::Read).map_err(Error::io("watch a connection"))?;
         self.sessions.insert(token, session);
         // A successor speaks first, and needs no further wake-up.
@@ -251,7 +259,7 @@ impl Reception {
     /// Ends the session that has been quiet longest. Returns whether there was one.
     fn dismiss_quietest(&mut self, word: ServerFrame) -> bool {
         // Several that came in one step share a moment; tokens tell which was first.
-        let quietest = self.sessions.iter().min_by_key(|(token, session)| (session.inspector.last_line(), **token));
+        let quietest = self.sessions.iter().min_by_key(|(token, session)| (session.inspector.rank(), **token));
         let Some(token) = quietest.map(|(token, _)| *token) else { return false };
         self.dismiss(token, word);
         true
@@ -264,8 +272,42 @@ impl Reception {
         }
     }
 
+    /// Tells those who listen what has happened. One that does not read what it asked for is let go.
+    fn pass_on_news(&mut self) {
+        let notices = std::mem::take(&mut self.generation.board().notices);
+        if notices.is_empty() {
+            return;
+        }
+        self.sessions.retain(|token, session| {
+            if !session.inspector.listens() {
+                return true;
+            }
+            for notice in &notices {
+                match notice {
+                    Notice::Event(event) => session.say(&ServerFrame::from(event.clone())),
+                    Notice::Outcome(asker, attempt) if asker == token => {
+                        session.say(&ServerFrame::from(Concluded { attempt: attempt.clone() }));
+                    }
+                    Notice::Outcome(..) => {}
+                }
+            }
+            session.flush();
+            let stays = !session.closing && session.channel.queued() <= MAX_QUEUED;
+            if stays {
+                session.rearm(&self.poller)
+            } else {
+                self.poller.remove(session.channel.as_fd())
+            }
+            stays
+        });
+        // Some may have gone since they were last counted.
+        let listening = self.sessions.values().filter(|session| session.inspector.listens()).count();
+        self.generation.board().listening = listening;
+    }
+
     fn expire(&mut self, now: Instant) {
-        let late = self.sessions.iter().filter(|(_, session)| session.inspector.deadline() <= now);
+        let is_late = |session: &Session| session.inspector.deadline().is_some_and(|deadline| deadline <= now);
+        let late = self.sessions.iter().filter(|(_, session)| is_late(session));
         let late: Vec<u64> = late.map(|(token, _)| *token).collect();
         for token in late {
             self.dismiss(token, Inspector::timeout());
@@ -286,12 +328,7 @@ impl Reception {
                 if matches!(stays, Turn::Unfinished) {
                     self.unfinished.push(token);
                 }
-                let wanted = session.wanted();
-                if wanted != session.interest {
-                    // The connection is in the set for as long as the session is.
-                    let _ = self.poller.change(session.channel.as_fd(), token, wanted);
-                    session.interest = wanted;
-                }
+                session.rearm(&self.poller);
                 self.sessions.insert(token, session);
             }
             Turn::Ends => self.poller.remove(session.channel.as_fd()),
@@ -312,9 +349,21 @@ impl Reception {
     fn hear_predecessor(&mut self, now: Instant) {
         let Some(link) = &mut self.predecessor else { return };
         let generation = &self.generation;
+        let news = |event, connections, message: String| {
+            let pid = generation.board().predecessor.as_ref().map(|predecessor| predecessor.pid);
+            generation.publish(Event {
+                event,
+                generation: generation.number - 1,
+                pid,
+                elapsed_us: None,
+                connections,
+                message,
+            });
+        };
         while let Some(event) = link.step(now, &[]) {
             match event {
                 SuccessorEvent::Draining(connections) => {
+                    news(News::Draining, Some(connections), left(connections));
                     if let Some(predecessor) = &mut generation.board().predecessor {
                         predecessor.connections = Some(connections);
                     }
@@ -325,7 +374,8 @@ impl Reception {
                 }
                 SuccessorEvent::Departed(how) => {
                     tracing::info!(?how, "the predecessor is gone");
-                    generation.predecessor_departed();
+                    news(News::Farewell, None, "the predecessor is gone".to_owned());
+                    generation.predecessor_departed(self.followed_since.map(|since| now - since));
                 }
                 // The transfer is behind us.
                 _ => {}
@@ -349,6 +399,14 @@ impl Drop for Reception {
             self.follow_predecessor();
             self.settle(Instant::now());
         }
+    }
+}
+
+/// How far a drain is, for people.
+pub(crate) fn left(connections: u64) -> String {
+    match connections {
+        1 => "1 connection is left".to_owned(),
+        count => format!("{count} connections are left"),
     }
 }
 
@@ -407,21 +465,37 @@ impl Session {
         line: Result<crate::wire::ClientFrame, crate::wire::WireError>,
     ) -> Option<Receive> {
         let mut board = generation.board();
-        let busy_with = match (&board.successor, board.accepting) {
-            (Some(successor), _) => Some(successor.pid),
-            (None, true) => None,
-            // It has been handed over: whoever is next finds the next generation at the path.
-            (None, false) => Some(std::process::id()),
-        };
-        match self.inspector.line(now, line, busy_with) {
+        match self.inspector.line(now, line, board.desk()) {
             Answer::Reply(frame) => self.say(&frame),
             Answer::Close(frame) => {
                 self.say(&frame);
                 self.closing = true;
             }
+            Answer::Refuse(pid, failure) => {
+                drop(board);
+                generation.refused(pid, &failure);
+                self.say(&ServerFrame::from(failure));
+                self.closing = true;
+            }
             Answer::Status => {
                 drop(board);
                 self.say(&ServerFrame::from(generation.status()));
+            }
+            Answer::Watch => {
+                board.listening += 1;
+                drop(board);
+                self.say(&ServerFrame::from(generation.status()));
+            }
+            Answer::Upgrade(timeout) => {
+                board.listening += 1;
+                board.begin_upgrade(timeout, Asker::Session(self.token));
+                drop(board);
+                generation.asked(News::Upgrade, "a new process is to take over");
+            }
+            Answer::Stop(frame) => {
+                drop(board);
+                self.say(&frame);
+                generation.ask_stop();
             }
             Answer::Begin(receive) => {
                 let (pid, version) = (receive.pid, receive.version.clone());
@@ -449,11 +523,17 @@ impl Session {
         self.flush();
     }
 
-    fn wanted(&self) -> Interest {
-        match self.channel.queued() {
+    /// Has the poller watch for what this session waits for now.
+    fn rearm(&mut self, poller: &Poller) {
+        let wanted = match self.channel.queued() {
             0 => Interest::Read,
             queued if self.closing || queued > MAX_QUEUED => Interest::Write,
             _ => Interest::Both,
+        };
+        if wanted != self.interest {
+            // The connection is in the set for as long as the session is.
+            let _ = poller.change(self.channel.as_fd(), self.token, wanted);
+            self.interest = wanted;
         }
     }
 }

@@ -52,6 +52,15 @@ impl Spawned {
         self.0.wait().map_err(Error::io("wait for the successor to end"))
     }
 
+    /// How it ended, for people; it is dead, and reaped here.
+    pub(crate) fn epitaph(mut self) -> String {
+        let pid = self.pid();
+        match self.0.wait() {
+            Ok(status) => format!("process {pid} ended ({status}) before it asked for the service"),
+            Err(error) => format!("process {pid} ended before it asked for the service ({error})"),
+        }
+    }
+
     /// Returns whether it was dead in time.
     fn terminate(&self, grace: Duration) -> bool {
         // The id is its own until it is reaped.

@@ -101,7 +101,7 @@ impl State {
     pub(crate) fn seal(self) -> Result<Packet<OwnedFd>, StateError> {
         let memfd = file::memfd(c"fd-handoff state").map_err(StateError::Io)?;
         let mut out = BufWriter::with_capacity(BUFFER, &memfd);
-        (self.write)(&mut out).map_err(StateError::Encode)?;
+        caught(|| (self.write)(&mut out)).unwrap_or_else(|panic| Err(panic.into())).map_err(StateError::Encode)?;
         out.flush().map_err(StateError::Io)?;
         drop(out);
         let length = memfd.metadata().map_err(StateError::Io)?.len();
@@ -112,6 +112,16 @@ impl State {
         let info = StateInfo { length, schema: self.schema, codec: self.codec.to_owned() };
         Ok(Packet { info, memfd: memfd.into() })
     }
+}
+
+/// Runs code of the application's. A panic in it is an error of what it was to do, not the end of the service.
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    // What it leaves half done is the application's own, which sees its own panic.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        format!("the application panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+    })
 }
 
 impl fmt::Debug for State {

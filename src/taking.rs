@@ -5,15 +5,16 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::channel::{Channel, Link};
 use crate::config::Config;
 use crate::control_socket::{self, Lock, Place};
 use crate::descriptor::{Inheritable, Unclaimed, check, named, serves};
 use crate::error::{Error, PathProblem, Result};
-use crate::generation::{Generation, Named, Origin, attempt, remember};
+use crate::generation::{Generation, Named, Origin};
 use crate::giving::make_room;
+use crate::history::{Laps, remember};
 use crate::protocol::{Cause, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
 use crate::reception::Reception;
 use crate::state::Received;
@@ -198,6 +199,7 @@ impl Transfer {
     /// Puts what arrived together with the connection it came over.
     pub(crate) fn finish(self, arrived: Arrived) -> Inherited {
         let Arrived { config, place, began, timens, offer, unclaimed, control, state } = arrived;
+        let laps = Laps { transferred: Some(Instant::now()), ..Laps::new(began) };
         Inherited {
             config,
             place,
@@ -205,7 +207,7 @@ impl Transfer {
             unclaimed,
             state: state.map(Arc::new),
             named: Named::default(),
-            source: Source::Predecessor(Box::new(Claim { offer, began, timens, link: Some(self.link), failed: None })),
+            source: Source::Predecessor(Box::new(Claim { offer, laps, timens, link: Some(self.link), failed: None })),
         }
     }
 }
@@ -249,7 +251,7 @@ enum Source {
 #[derive(Debug)]
 struct Claim {
     offer: Box<wire::Offer>,
-    began: Instant,
+    laps: Laps,
     timens: Option<u64>,
     /// Absent once the handoff has come to its end.
     link: Option<Link<Successor<OwnedFd>>>,
@@ -299,6 +301,11 @@ impl Inherited {
         self.source.generation()
     }
 
+    /// The address of what was inherited under a name and has not been taken.
+    pub(crate) fn address(&self, name: &str) -> Option<&str> {
+        self.unclaimed.address(name)
+    }
+
     pub(crate) fn state(&self) -> Option<&Arc<Received>> {
         self.state.as_ref()
     }
@@ -338,7 +345,8 @@ impl Inherited {
     {
         if let Some(found) = self.unclaimed.address(name) {
             if !found.parse().is_ok_and(|bound| serves(bound, wanted)) {
-                return Err(Error::AddressChanged { name: name.to_owned(), found: found.to_owned(), wanted });
+                let (name, found, wanted) = (name.to_owned(), found.to_owned(), wanted.to_string());
+                return Err(Error::AddressChanged { name, found, wanted });
             }
         }
         self.take_or_else(name, || {
@@ -385,6 +393,7 @@ impl Inherited {
                     .map_err(Error::io("listen on the control socket"))?;
             }
             Source::Predecessor(claim) => {
+                claim.laps.ready = Some(Instant::now());
                 if let Some(link) = &mut claim.link {
                     link.command(Command::Ready);
                 }
@@ -471,8 +480,10 @@ impl Readied {
             let orphaned = takeover.release.is_none();
             let mut history: VecDeque<Attempt> = claim.offer.history.drain(..).collect();
             let outcome = if orphaned { Outcome::Orphaned } else { Outcome::Completed };
-            let mut attempt = attempt(claim.offer.generation, std::process::id(), claim.began, outcome);
-            attempt.pause_us = takeover.release.as_ref().and_then(|release| pause_since(release, claim.timens));
+            claim.laps.active = Some(Instant::now());
+            let pause = takeover.release.as_ref().and_then(|release| pause_since(release, claim.timens));
+            claim.laps.released = pause.zip(claim.laps.active).and_then(|(pause, active)| active.checked_sub(pause));
+            let attempt = claim.laps.attempt(claim.offer.generation, std::process::id(), outcome);
             remember(&mut history, attempt);
 
             // The flag is its predecessor's choice until here, and the background never waits in accept.
@@ -500,10 +511,9 @@ impl Readied {
 }
 
 /// How long ago the predecessor released, where its clock is ours.
-fn pause_since(release: &Release, ours: Option<u64>) -> Option<u64> {
+fn pause_since(release: &Release, ours: Option<u64>) -> Option<Duration> {
     if ours.is_none() || ours != release.timens {
         return None;
     }
-    let now = process::monotonic().as_micros() as u64;
-    now.checked_sub(release.monotonic_us)
+    process::monotonic().checked_sub(Duration::from_micros(release.monotonic_us))
 }

@@ -328,10 +328,75 @@ pub struct Attempt {
     pub began_unix_ms: u64,
     /// From `receive` to the end of the attempt, in microseconds.
     pub total_us: u64,
-    /// From the predecessor's `release` to the successor's `active`, when neither accepted, in
-    /// microseconds; absent where it was not reached or the two clocks cannot be compared.
+    /// From `receive` until the successor had everything, in microseconds; absent, like each that follows, where
+    /// it was not reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer_us: Option<u64>,
+    /// From there to `ready`: the successor's initialisation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initialise_us: Option<u64>,
+    /// From `ready` to the predecessor's `release`: its application stops accepting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_us: Option<u64>,
+    /// From `release` to the successor's `active`, when neither accepted; absent as well where the two clocks
+    /// cannot be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_us: Option<u64>,
+    /// From `active` until the predecessor had gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_us: Option<u64>,
+}
+
+/// What happened, in an [`Event`]. Where a frame of the protocol is the news, it has that frame's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum News {
+    /// Somebody asked for an upgrade.
+    Upgrade,
+    /// The service has started a new process.
+    Spawned,
+    /// The service waits for a new process that somebody else starts.
+    Awaited,
+    /// A successor asks for the service.
+    Receive,
+    /// A successor was turned away before anything was given.
+    Refused,
+    /// The successor has the descriptors and the snapshot, and initialises.
+    Transferred,
+    /// The successor says how its initialisation goes.
+    Progress,
+    /// The successor can serve.
+    Ready,
+    /// The service is the successor's: the predecessor accepts no more.
+    Release,
+    /// The successor serves.
+    Active,
+    /// The predecessor has connections left.
+    Draining,
+    /// The predecessor has drained.
+    Farewell,
+    /// The successor stops in good order, or hands over itself.
+    Settled,
+    /// The handoff failed; the predecessor never stopped serving.
+    Failed,
+    /// The handoff failed after its release, and the predecessor serves again.
+    TakenBack,
+    /// The successor is silent, may be serving, and cannot be ended.
+    Stranded,
+    /// The service was told to stop.
+    Stop,
+    /// News that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for News {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As with the error codes.
+        let text = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+        f.write_str(text.trim_matches('"'))
+    }
 }
 
 /// Defines a family of frames: the enum, its serialisation with `type` first, and a parser that looks at
@@ -466,6 +531,12 @@ frames! {
         "status" => Status,
         /// What was wrong with a request.
         "error" => Failure,
+        /// Something happened.
+        "event" => Event,
+        /// How the upgrade ended that this client asked for.
+        "outcome" => Concluded,
+        /// The service stops, as it was asked to.
+        "stopping" => Stopping,
         /// What a handoff will carry. The predecessor's pidfd is attached where `pidfd` says so.
         "offer" => Offer,
         /// One batch of descriptors, attached in the order of the entries.
@@ -498,16 +569,25 @@ empty_frames! {
     GetStatus,
     /// The fields of `watch`.
     Watch,
-    /// The fields of `upgrade`.
-    Upgrade,
     /// The fields of `stop`.
     Stop,
+    /// The fields of `stopping`.
+    Stopping,
     /// The fields of `ready`.
     Ready,
     /// The fields of `active`.
     Active,
     /// The fields of `settled`.
     Settled,
+}
+
+/// The fields of `upgrade`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// How long the new process may take until it asks for the service, in milliseconds, where that is to be another
+    /// time than the service's own deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
 }
 
 /// The fields of `receive`.
@@ -626,6 +706,34 @@ pub struct Status {
     pub successor: Option<SuccessorStatus>,
     /// The generation before, while it drains.
     pub predecessor: Option<PredecessorStatus>,
+}
+
+/// The fields of `event`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Event {
+    /// What happened.
+    pub event: News,
+    /// The generation that gives, or that drains.
+    pub generation: u64,
+    /// The process that it is about, as that sees its id: the one that takes, or that drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Microseconds since the handoff began, with `receive`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elapsed_us: Option<u64>,
+    /// How many connections are left, where it drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// The same for people, with whatever else is to be said.
+    pub message: String,
+}
+
+/// The fields of `outcome`: the attempt, as `history` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Concluded {
+    /// The attempt.
+    #[serde(flatten)]
+    pub attempt: Attempt,
 }
 
 /// The fields of `error`.
@@ -778,7 +886,7 @@ pub fn parse_client_line(line: &[u8]) -> Result<ClientFrame, WireError> {
         "help" => Ok(Help {}.into()),
         "status" => Ok(GetStatus {}.into()),
         "watch" => Ok(Watch {}.into()),
-        "upgrade" => Ok(Upgrade {}.into()),
+        "upgrade" => Ok(Upgrade::default().into()),
         "stop" => Ok(Stop {}.into()),
         other => Err(WireError::Malformed(format!(
             "\"{}\" is neither a JSON object nor one of the words help, status, watch, upgrade, stop",

@@ -517,7 +517,7 @@ fn an_address_that_changed(form: Form) {
             let elsewhere: SocketAddr = "127.0.0.2:0".parse().unwrap();
             match inheritance.tcp_listener("http", elsewhere) {
                 Err(Error::AddressChanged { name, found, wanted }) => {
-                    assert_eq!((name.as_str(), found, wanted), ("http", addr.to_string(), elsewhere));
+                    assert_eq!((name.as_str(), found, wanted), ("http", addr.to_string(), elsewhere.to_string()));
                 }
                 other => panic!("{other:?}"),
             }

@@ -647,7 +647,11 @@ fn attempt() -> Attempt {
         reason: None,
         began_unix_ms: 1,
         total_us: 1,
+        transfer_us: None,
+        initialise_us: None,
+        release_us: None,
         pause_us: None,
+        drain_us: None,
     }
 }
 

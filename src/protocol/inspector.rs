@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::wire::{
-    ClientFrame, ErrorCode, Failure, HelpText, MAX_SCHEMAS, MAX_TEXT, PROTOCOL, Receive, ServerFrame, WireError,
+    ClientFrame, ErrorCode, Failure, HelpText, MAX_SCHEMAS, MAX_TEXT, PROTOCOL, Receive, ServerFrame, Stopping,
+    WireError,
 };
 
 /// How many connections may look at once. One more takes the place of the one that has been quiet longest.
@@ -16,6 +17,18 @@ pub const QUIET_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Inspector {
     last_line: Instant,
+    listens: bool,
+}
+
+/// What the service offers and does, as far as an answer depends on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Desk {
+    /// Whether it can be told to upgrade and to stop.
+    pub operable: bool,
+    /// The process id of the successor in a handoff under way.
+    pub successor: Option<u32>,
+    /// Whether an upgrade has been asked for whose successor has not come yet.
+    pub upgrading: bool,
 }
 
 /// What to do about a line.
@@ -25,8 +38,16 @@ pub enum Answer {
     Reply(ServerFrame),
     /// Send the status.
     Status,
+    /// Send the status, then events as they happen.
+    Watch,
+    /// Begin an upgrade; send events as they happen, and its outcome.
+    Upgrade(Option<Duration>),
+    /// Send this, and stop.
+    Stop(ServerFrame),
     /// Send this, and close.
     Close(ServerFrame),
+    /// The successor with this process id cannot have the service: send why, and close.
+    Refuse(u32, Failure),
     /// Begin a handoff.
     Begin(Receive),
 }
@@ -34,17 +55,22 @@ pub enum Answer {
 impl Inspector {
     /// A connection that was accepted at `now`.
     pub fn new(now: Instant) -> Inspector {
-        Inspector { last_line: now }
+        Inspector { last_line: now, listens: false }
     }
 
-    /// When it last said something, for choosing who has to make room.
-    pub fn last_line(&self) -> Instant {
-        self.last_line
+    /// For choosing who has to make room: the least of these, one that waits for nothing and has been quiet longest.
+    pub fn rank(&self) -> (bool, Instant) {
+        (self.listens, self.last_line)
     }
 
-    /// When it has been quiet for too long.
-    pub fn deadline(&self) -> Instant {
-        self.last_line + QUIET_LIMIT
+    /// Whether it is told events as they happen.
+    pub fn listens(&self) -> bool {
+        self.listens
+    }
+
+    /// When it has been quiet for too long. One that listens may be quiet for ever.
+    pub fn deadline(&self) -> Option<Instant> {
+        (!self.listens).then(|| self.last_line + QUIET_LIMIT)
     }
 
     /// The last word to a connection that has been quiet for too long.
@@ -65,17 +91,23 @@ impl Inspector {
         Failure { code: ErrorCode::Evicted, message }.into()
     }
 
-    /// Decides about one line. `busy_with` is the process id of the successor in a handoff under way.
-    pub fn line(&mut self, now: Instant, line: Result<ClientFrame, WireError>, busy_with: Option<u32>) -> Answer {
+    /// Decides about one line.
+    pub fn line(&mut self, now: Instant, line: Result<ClientFrame, WireError>, desk: Desk) -> Answer {
         self.last_line = now;
         match line {
-            Ok(ClientFrame::Help(_)) => Answer::Reply(help()),
+            Ok(ClientFrame::Help(_)) => Answer::Reply(help(desk)),
             Ok(ClientFrame::GetStatus(_)) => Answer::Status,
-            Ok(ClientFrame::Receive(receive)) => begin(receive, busy_with),
-            Ok(frame @ (ClientFrame::Watch(_) | ClientFrame::Upgrade(_) | ClientFrame::Stop(_))) => {
+            Ok(ClientFrame::Watch(_)) => {
+                self.listens = true;
+                Answer::Watch
+            }
+            Ok(ClientFrame::Receive(receive)) => begin(receive, desk.successor),
+            Ok(frame @ (ClientFrame::Upgrade(_) | ClientFrame::Stop(_))) if !desk.operable => {
                 let message = format!("{} is not offered by this service", frame.tag());
                 Answer::Reply(Failure { code: ErrorCode::Unsupported, message }.into())
             }
+            Ok(ClientFrame::Upgrade(upgrade)) => self.upgrade(upgrade.timeout_ms.map(Duration::from_millis), desk),
+            Ok(ClientFrame::Stop(_)) => Answer::Stop(Stopping {}.into()),
             Ok(frame) => {
                 let message = format!("{} belongs to a handoff; say receive first", frame.tag());
                 Answer::Reply(Failure { code: ErrorCode::OutOfOrder, message }.into())
@@ -88,20 +120,43 @@ impl Inspector {
             Err(error) => Answer::Reply(failure(&error)),
         }
     }
+
+    fn upgrade(&mut self, timeout: Option<Duration>, desk: Desk) -> Answer {
+        if let Some(message) = desk.busy() {
+            return Answer::Reply(Failure { code: ErrorCode::Busy, message }.into());
+        }
+        self.listens = true;
+        Answer::Upgrade(timeout)
+    }
 }
 
-fn begin(receive: Receive, busy_with: Option<u32>) -> Answer {
-    if let Some(pid) = busy_with {
-        let message = format!("a handoff to process {pid} is under way; try again when it is over");
-        return Answer::Close(Failure { code: ErrorCode::Busy, message }.into());
+impl Desk {
+    /// Why no upgrade can begin now, if so.
+    pub fn busy(self) -> Option<String> {
+        match (self.successor, self.upgrading) {
+            (Some(pid), _) => Some(busy_with(pid)),
+            (None, true) => Some("an upgrade is under way; try again when it is over".to_owned()),
+            (None, false) => None,
+        }
+    }
+}
+
+fn busy_with(pid: u32) -> String {
+    format!("a handoff to process {pid} is under way; try again when it is over")
+}
+
+fn begin(receive: Receive, successor: Option<u32>) -> Answer {
+    let refuse = |code, message| Answer::Refuse(receive.pid, Failure { code, message });
+    if let Some(pid) = successor {
+        return refuse(ErrorCode::Busy, busy_with(pid));
     }
     if receive.protocol.negotiate(PROTOCOL).is_none() {
         let message = format!("this service speaks protocol {PROTOCOL}, the successor {}", receive.protocol);
-        return Answer::Close(Failure { code: ErrorCode::Version, message }.into());
+        return refuse(ErrorCode::Version, message);
     }
     if receive.schemas.len() > MAX_SCHEMAS || receive.version.len() > MAX_TEXT {
         let message = format!("more than {MAX_SCHEMAS} schemas, or a version of more than {MAX_TEXT} bytes");
-        return Answer::Close(Failure { code: ErrorCode::Malformed, message }.into());
+        return refuse(ErrorCode::Malformed, message);
     }
     Answer::Begin(receive)
 }
@@ -110,14 +165,15 @@ fn failure(error: &WireError) -> ServerFrame {
     Failure { code: error.code(), message: error.to_string() }.into()
 }
 
-fn help() -> ServerFrame {
+fn help(desk: Desk) -> ServerFrame {
+    let offered = if desk.operable { "" } else { " (not offered by this service)" };
     let words = [
-        ("help", "this list"),
-        ("status", "what the service is doing"),
-        ("watch", "events as they happen (not offered by this service)"),
-        ("upgrade", "replace the service by a new process (not offered by this service)"),
-        ("stop", "stop the service (not offered by this service)"),
+        ("help", "this list".to_owned()),
+        ("status", "what the service is doing".to_owned()),
+        ("watch", "what the service is doing, then events as they happen".to_owned()),
+        ("upgrade", format!("replace the service by a new process, and hear how it goes{offered}")),
+        ("stop", format!("stop the service{offered}")),
     ];
-    let words: BTreeMap<String, String> = words.map(|(word, does)| (word.to_owned(), does.to_owned())).into();
+    let words: BTreeMap<String, String> = words.map(|(word, does)| (word.to_owned(), does)).into();
     HelpText { words }.into()
 }

@@ -16,7 +16,7 @@ mod successor;
 
 use std::time::{Duration, Instant};
 
-pub use inspector::{Answer, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
+pub use inspector::{Answer, Desk, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
 pub use predecessor::{Gift, Predecessor, PredecessorCommand, PredecessorEvent};
 pub use successor::{Departure, Successor, SuccessorCommand, SuccessorEvent};
 

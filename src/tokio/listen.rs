@@ -72,6 +72,10 @@ counts! {
 }
 
 impl Control {
+    pub(super) fn inner(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+
     /// Starts the task that serves the control socket.
     pub(super) fn begin(generation: Arc<Generation>, reception: Reception) -> Result<Control> {
         let poller = Watched::new(Arc::clone(reception.poller()))?;
@@ -182,6 +186,22 @@ impl Driven {
     async fn wait(&self) {
         self.poller.wait(self.giving.deadline()).await;
     }
+
+    /// Waits until this process's own predecessor has said its farewells.
+    async fn await_predecessor(&mut self) -> Result<(), Failure> {
+        let departed = Departed(Arc::clone(self.giving.generation()));
+        let departed = Watched::new(departed).map_err(|error| Failure::new(Owner::Successor, error))?;
+        while self.giving.awaits_predecessor() {
+            if let Some(Milestone::Over(failure)) = self.giving.poll(&[]) {
+                return Err(failure);
+            }
+            ::tokio::select! {
+                () = departed.wait(None) => {}
+                () = self.wait() => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A successor that asks for the service.
@@ -189,7 +209,7 @@ impl Driven {
 pub struct Successor(Driven);
 
 impl Successor {
-    fn new(giving: Giving) -> Result<Successor> {
+    pub(super) fn new(giving: Giving) -> Result<Successor> {
         let poller = Watched::new(Arc::clone(giving.poller()))?;
         Ok(Successor(Driven { giving, poller }))
     }
@@ -256,6 +276,11 @@ impl Ready {
     pub fn refuse(mut self, reason: &str) {
         self.0.giving.abort(reason);
     }
+
+    /// Gives up where the last state could not be made.
+    pub(super) fn check<T>(&mut self, last: Result<T, StateError>) -> Result<T, Failure> {
+        last.map_err(|error| self.0.giving.give_up(error.into()))
+    }
 }
 
 /// The service is the successor's. Drain, then say farewell.
@@ -267,6 +292,10 @@ impl Released {
     pub fn draining(&mut self, connections: u64) {
         self.0.giving.draining(connections);
         self.0.giving.push();
+    }
+
+    pub(super) async fn await_predecessor(&mut self) -> Result<(), Failure> {
+        self.0.await_predecessor().await
     }
 
     /// Waits until the successor is lost: this process owns the service again, and should accept. To be
@@ -289,17 +318,7 @@ impl Released {
     pub async fn farewell(mut self, state: Option<State>) -> Result<(), Failure> {
         let driven = &mut self.0;
         let state = seal(state).await.map_err(|error| Failure::new(Owner::Successor, error.into()))?;
-        let departed = Departed(Arc::clone(driven.giving.generation()));
-        let departed = Watched::new(departed).map_err(|error| Failure::new(Owner::Successor, error))?;
-        while driven.giving.awaits_predecessor() {
-            if let Some(Milestone::Over(failure)) = driven.giving.poll(&[]) {
-                return Err(failure);
-            }
-            ::tokio::select! {
-                () = departed.wait(None) => {}
-                () = driven.wait() => {}
-            }
-        }
+        driven.await_predecessor().await?;
         driven.giving.farewell(state);
         loop {
             match driven.giving.poll(&[]) {

@@ -4,8 +4,10 @@
 //! socket is served by a task instead of a thread, and states are encoded and decoded on tokio's threads for
 //! blocking work.
 
+mod accept;
 mod listen;
 mod receive;
+mod service;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
@@ -13,8 +15,10 @@ use std::time::Instant;
 use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
 
+pub use accept::{Accepted, Acceptor, Connection, Incoming, Listener};
 pub use listen::{Control, Ready, Released, Successor, handoff_listen};
 pub use receive::{Inheritance, handoff_receive};
+pub use service::{Handle, Handoff, Starting};
 
 use crate::error::{Error, Result, StateError};
 use crate::protocol::Packet;

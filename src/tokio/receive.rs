@@ -50,7 +50,7 @@ async fn receive(mut transfer: Transfer) -> Result<Inherited> {
 /// Dropping it gives the handoff up; the predecessor goes on serving.
 #[derive(Debug)]
 pub struct Inheritance {
-    inherited: Inherited,
+    pub(super) inherited: Inherited,
 }
 
 impl From<Inherited> for Inheritance {

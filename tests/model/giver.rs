@@ -1,7 +1,7 @@
 //! The predecessor's end of a connection: its link, and its application.
 
 use fd_handoff::protocol::{
-    Answer, Gift, Input, Inspector, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role,
+    Answer, Desk, Gift, Input, Inspector, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role,
 };
 use fd_handoff::wire::{ClientFrame, Entry, ErrorCode, Kind, Name, Offer, PROTOCOL, Ready, Received, StateInfo};
 
@@ -110,7 +110,8 @@ impl World {
             None => Some(giver as u32),
         };
         let told = busy_with.filter(|_| !setting.makes(Mistake::IsNeverBusy));
-        match Inspector::new(*BASE).line(*BASE, Ok(frame), told) {
+        let desk = Desk { successor: told, ..Desk::default() };
+        match Inspector::new(*BASE).line(*BASE, Ok(frame), desk) {
             Answer::Begin(receive) => {
                 if busy_with.is_some() {
                     self.broke(promise::BUSY);
@@ -124,13 +125,13 @@ impl World {
                 call.giver_ear.pidfd = setting.pidfds;
                 call.predecessor = Some(Predecessor::new(receive, WAITS, setting.pidfds));
             }
-            Answer::Close(frame) | Answer::Reply(frame) => {
+            Answer::Refuse(_, failure) => {
                 if self.calls[k].successor.is_some() {
-                    self.calls[k].to_taker.push_back((frame, vec![]));
+                    self.calls[k].to_taker.push_back((failure.into(), vec![]));
                 }
                 self.calls[k].close(Side::Giver);
             }
-            Answer::Status => {}
+            other => unreachable!("{other:?}: the first line here is always receive"),
         }
     }
 

@@ -3,20 +3,24 @@
 use std::time::{Duration, Instant};
 
 use super::pair::receive;
-use crate::protocol::{Answer, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
+use crate::protocol::{Answer, Desk, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
 use crate::wire::{
     Active, ClientFrame, ErrorCode, GetStatus, Help, MAX_SCHEMAS, MAX_TEXT, Receive, ServerFrame, Stop, Upgrade,
     VersionRange, Watch, WireError,
 };
 
-fn answer(line: Result<ClientFrame, WireError>, busy_with: Option<u32>) -> Answer {
-    Inspector::new(Instant::now()).line(Instant::now(), line, busy_with)
+fn answer(line: Result<ClientFrame, WireError>, successor: Option<u32>) -> Answer {
+    at(Desk { successor, ..Desk::default() }, line)
+}
+
+fn at(desk: Desk, line: Result<ClientFrame, WireError>) -> Answer {
+    Inspector::new(Instant::now()).line(Instant::now(), line, desk)
 }
 
 fn said(answer: &Answer) -> (bool, Option<ErrorCode>) {
     match answer {
         Answer::Reply(ServerFrame::Failure(failure)) => (true, Some(failure.code)),
-        Answer::Close(ServerFrame::Failure(failure)) => (false, Some(failure.code)),
+        Answer::Close(ServerFrame::Failure(failure)) | Answer::Refuse(_, failure) => (false, Some(failure.code)),
         _ => (true, None),
     }
 }
@@ -31,8 +35,46 @@ fn questions_are_answered() {
 // M31
 #[test]
 fn what_is_not_offered_is_unsupported() {
-    for frame in [Watch {}.into(), Upgrade {}.into(), Stop {}.into()] {
+    for frame in [Upgrade::default().into(), Stop {}.into()] {
         assert_eq!(said(&answer(Ok(frame), None)), (true, Some(ErrorCode::Unsupported)));
+    }
+}
+
+// M31
+#[test]
+fn what_is_offered_is_done() {
+    let desk = Desk { operable: true, ..Desk::default() };
+    let upgrade = |timeout_ms| at(desk, Ok(Upgrade { timeout_ms }.into()));
+    assert_eq!(upgrade(None), Answer::Upgrade(None));
+    assert_eq!(upgrade(Some(1500)), Answer::Upgrade(Some(Duration::from_millis(1500))));
+    assert!(matches!(at(desk, Ok(Stop {}.into())), Answer::Stop(ServerFrame::Stopping(_))));
+}
+
+// M89
+#[test]
+fn one_upgrade_at_a_time() {
+    let busy = |successor, upgrading| {
+        let desk = Desk { operable: true, successor, upgrading };
+        said(&at(desk, Ok(Upgrade::default().into())))
+    };
+    assert_eq!(busy(Some(4711), false), (true, Some(ErrorCode::Busy)));
+    assert_eq!(busy(None, true), (true, Some(ErrorCode::Busy)));
+    // The new process that an upgrade waits for is welcome.
+    let awaited = Desk { operable: true, successor: None, upgrading: true };
+    assert_eq!(at(awaited, Ok(receive().into())), Answer::Begin(receive()));
+}
+
+// M37
+#[test]
+fn one_that_listens_may_be_quiet_for_ever() {
+    let began = Instant::now();
+    let desk = Desk { operable: true, ..Desk::default() };
+    for frame in [Watch {}.into(), Upgrade::default().into()] {
+        let (mut listens, looks) = (Inspector::new(began), Inspector::new(began));
+        listens.line(began, Ok(frame), desk);
+        assert!(listens.listens() && !looks.listens());
+        assert_eq!(listens.deadline(), None);
+        assert!(looks.rank() < listens.rank(), "one that only looks makes room first");
     }
 }
 
@@ -61,7 +103,7 @@ fn mistakes_are_told_and_a_broken_stream_is_closed() {
 fn a_second_successor_is_told_who_is_first() {
     let busy = answer(Ok(receive().into()), Some(4711));
     assert_eq!(said(&busy), (false, Some(ErrorCode::Busy)));
-    assert!(matches!(busy, Answer::Close(ServerFrame::Failure(failure)) if failure.message.contains("4711")));
+    assert!(matches!(busy, Answer::Refuse(_, failure) if failure.message.contains("4711")));
 }
 
 // M39
@@ -93,11 +135,11 @@ fn a_receive_beyond_the_limits_is_refused() {
 fn every_line_begins_the_quiet_limit_anew() {
     let began = Instant::now();
     let mut inspector = Inspector::new(began);
-    assert_eq!(inspector.deadline(), began + QUIET_LIMIT);
+    assert_eq!(inspector.deadline(), Some(began + QUIET_LIMIT));
     let later = began + Duration::from_secs(59);
-    inspector.line(later, Ok(GetStatus {}.into()), None);
-    assert_eq!(inspector.deadline(), later + QUIET_LIMIT);
-    assert_eq!(inspector.last_line(), later);
+    inspector.line(later, Ok(GetStatus {}.into()), Desk::default());
+    assert_eq!(inspector.deadline(), Some(later + QUIET_LIMIT));
+    assert_eq!(inspector.rank(), (false, later));
     assert!(matches!(Inspector::timeout(), ServerFrame::Failure(failure) if failure.code == ErrorCode::Timeout));
 }
 

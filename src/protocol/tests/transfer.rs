@@ -148,8 +148,19 @@ fn refuses(announced: Offer) -> Option<ErrorCode> {
 }
 
 fn attempt(reason: Option<String>) -> Attempt {
-    let (began_unix_ms, total_us, pause_us) = (0, 0, None);
-    Attempt { from: 1, successor_pid: 2, outcome: Outcome::Failed, reason, began_unix_ms, total_us, pause_us }
+    Attempt {
+        from: 1,
+        successor_pid: 2,
+        outcome: Outcome::Failed,
+        reason,
+        began_unix_ms: 0,
+        total_us: 0,
+        transfer_us: None,
+        initialise_us: None,
+        release_us: None,
+        pause_us: None,
+        drain_us: None,
+    }
 }
 
 // M27, M42

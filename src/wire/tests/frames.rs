@@ -10,10 +10,20 @@ fn state() -> StateInfo {
     StateInfo { length: u64::MAX, schema: 7, codec: "raw".to_owned() }
 }
 
-fn attempt(pause_us: Option<u64>, reason: Option<&str>) -> Attempt {
-    let reason = reason.map(str::to_owned);
-    let (from, successor_pid, outcome) = (1, 2, Outcome::TakenBack);
-    Attempt { from, successor_pid, outcome, reason, began_unix_ms: 3, total_us: 4, pause_us }
+fn attempt(lap: Option<u64>, reason: Option<&str>) -> Attempt {
+    Attempt {
+        from: 1,
+        successor_pid: 2,
+        outcome: Outcome::TakenBack,
+        reason: reason.map(str::to_owned),
+        began_unix_ms: 3,
+        total_us: 4,
+        transfer_us: lap,
+        initialise_us: lap,
+        release_us: lap,
+        pause_us: lap,
+        drain_us: lap,
+    }
 }
 
 fn client_frames() -> Vec<ClientFrame> {
@@ -23,7 +33,8 @@ fn client_frames() -> Vec<ClientFrame> {
         Help {}.into(),
         GetStatus {}.into(),
         Watch {}.into(),
-        Upgrade {}.into(),
+        Upgrade::default().into(),
+        Upgrade { timeout_ms: Some(1) }.into(),
         Stop {}.into(),
         Receive { protocol, pid: u32::MAX, version: text.clone(), schemas: vec![0, u32::MAX] }.into(),
         Received { batch: 65 }.into(),
@@ -75,6 +86,17 @@ fn server_frames() -> Vec<ServerFrame> {
             predecessor: Some(PredecessorStatus { pid: 2, connections: Some(3) }),
         }
         .into(),
+        Event {
+            event: News::Draining,
+            generation: 1,
+            pid: Some(2),
+            elapsed_us: Some(3),
+            connections: Some(4),
+            message: text(),
+        }
+        .into(),
+        Concluded { attempt: attempt(Some(1), Some("a\nb")) }.into(),
+        Stopping {}.into(),
         Failure { code: ErrorCode::UnknownType, message: text() }.into(),
         Offer {
             protocol: 1,
@@ -132,8 +154,24 @@ fn every_frame_comes_back_with_unknown_fields_around_it() {
 #[test]
 fn a_frame_without_a_field_that_it_needs_is_malformed() {
     // An Option may be absent.
-    const OPTIONAL: [&str; 9] =
-        ["state", "path", "successor", "predecessor", "timens", "reason", "addr", "pause_us", "connections"];
+    const OPTIONAL: [&str; 16] = [
+        "state",
+        "path",
+        "successor",
+        "predecessor",
+        "timens",
+        "reason",
+        "addr",
+        "transfer_us",
+        "initialise_us",
+        "release_us",
+        "pause_us",
+        "drain_us",
+        "connections",
+        "timeout_ms",
+        "pid",
+        "elapsed_us",
+    ];
     let check = |text: String, parses: &dyn Fn(&[u8]) -> Option<WireError>| {
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
         for field in object.keys().filter(|field| *field != "type") {
@@ -144,6 +182,7 @@ fn a_frame_without_a_field_that_it_needs_is_malformed() {
             let is_optional =
                 OPTIONAL.contains(&field.as_str()) && object["type"] != "state" && object["type"] != "abort";
             let is_optional = is_optional && object["type"] != "draining";
+            let is_optional = is_optional && (field != "pid" || object["type"] == "event");
             assert_eq!(wrong, !is_optional, "{field} of {text}");
         }
     };
@@ -226,7 +265,7 @@ fn people_type_words() {
         (b"help", Help {}.into()),
         (b"status", GetStatus {}.into()),
         (b" watch \r", Watch {}.into()),
-        (b"upgrade", Upgrade {}.into()),
+        (b"upgrade", Upgrade::default().into()),
         (b"stop", Stop {}.into()),
     ];
     for (word, frame) in words {

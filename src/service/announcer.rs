@@ -1,0 +1,60 @@
+//! Telling the world outside which process serves: the pidfile and the service manager.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where to tell it.
+#[derive(Debug, Default)]
+pub(crate) struct Announcer {
+    pub(super) pidfile: Option<PathBuf>,
+}
+
+impl Announcer {
+    /// This process serves, and no other one does. A service that cannot tell so serves all the same, so a failure is
+    /// only logged.
+    pub(crate) fn serving(&self) {
+        if let Some(path) = &self.pidfile {
+            if let Err(error) = write(path) {
+                tracing::error!(path = %path.display(), %error, "cannot write the pidfile");
+            }
+        }
+        #[cfg(feature = "systemd")]
+        notify(&[sd_notify::NotifyState::MainPid(std::process::id()), sd_notify::NotifyState::Ready]);
+    }
+
+    /// This process was told to stop.
+    pub(crate) fn stopping(&self) {
+        #[cfg(feature = "systemd")]
+        notify(&[sd_notify::NotifyState::Stopping]);
+    }
+
+    /// Nobody serves any more.
+    pub(crate) fn stopped(&self) {
+        if let Some(path) = self.pidfile.as_deref().filter(|path| names_us(path)) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Replaces it by `rename(2)`: whoever reads it finds one whole process id.
+fn write(path: &Path) -> io::Result<()> {
+    let pid = std::process::id();
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{pid}"));
+    let temporary = Path::new(&temporary);
+    fs::write(temporary, format!("{pid}\n"))?;
+    fs::rename(temporary, path).inspect_err(|_| drop(fs::remove_file(temporary)))
+}
+
+fn names_us(path: &Path) -> bool {
+    fs::read_to_string(path).is_ok_and(|pid| pid.trim() == std::process::id().to_string())
+}
+
+#[cfg(feature = "systemd")]
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    // Where no service manager waits to be told, this does nothing.
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::error!(%error, "cannot notify the service manager");
+    }
+}

@@ -1,0 +1,277 @@
+//! Accepting on tokio, so that it can be stopped and started again, and connections are counted.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
+
+use ::tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use ::tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use futures_core::Stream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// How long `axum::serve` waits after a failed `accept(2)`: the process is out of descriptors, most likely.
+#[cfg(feature = "axum")]
+const AFTER_AN_ERROR: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Accepts connections on a listener, from any number of tasks, until this process is superseded.
+///
+/// It is made by [`Starting`](super::Starting). With the feature `axum` it can be given to `axum::serve`.
+#[derive(Debug)]
+pub struct Acceptor<L> {
+    listener: Arc<L>,
+    gate: Arc<Gate>,
+    connections: TaskTracker,
+}
+
+/// Another handle to the same acceptor. Written by hand: no listener is `Clone`, nor has to be.
+impl<L> Clone for Acceptor<L> {
+    fn clone(&self) -> Acceptor<L> {
+        let (listener, gate) = self.parts();
+        Acceptor { listener, gate, connections: self.connections.clone() }
+    }
+}
+
+/// What lets tasks through to accept. Shut means that nobody accepts, nor is about to.
+#[derive(Debug, Default)]
+pub(super) struct Gate(RwLock<CancellationToken>);
+
+impl Gate {
+    /// Cancelled when the gate is shut.
+    fn token(&self) -> CancellationToken {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs `accept` unless the gate is shut. It cannot be shut meanwhile.
+    fn pass<T>(&self, accept: impl FnOnce() -> T) -> Option<T> {
+        let token = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        (!token.is_cancelled()).then(accept)
+    }
+}
+
+impl crate::service::registry::Shuts for Gate {
+    fn shut(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).cancel();
+    }
+
+    fn open(&self) {
+        let mut token = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if token.is_cancelled() {
+            *token = CancellationToken::new();
+        }
+    }
+}
+
+/// A listener that an [`Acceptor`] can accept on. Sealed.
+pub trait Listener: sealed::Sealed + Send + Sync + 'static {
+    /// An accepted connection.
+    type Stream: Send + 'static;
+    /// A peer's address.
+    type Addr: Send + 'static;
+    #[doc(hidden)]
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Addr)>> + Send;
+    #[doc(hidden)]
+    fn local_addr(&self) -> io::Result<Self::Addr>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for tokio::net::TcpListener {}
+    impl Sealed for tokio::net::UnixListener {}
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        TcpListener::accept(self).await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        TcpListener::local_addr(self)
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+    type Addr = ::tokio::net::unix::SocketAddr;
+
+    async fn accept(&self) -> io::Result<(UnixStream, ::tokio::net::unix::SocketAddr)> {
+        UnixListener::accept(self).await
+    }
+
+    fn local_addr(&self) -> io::Result<::tokio::net::unix::SocketAddr> {
+        UnixListener::local_addr(self)
+    }
+}
+
+/// A connection, and where it comes from.
+pub type Accepted<L> = (Connection<<L as Listener>::Stream>, <L as Listener>::Addr);
+
+impl<L> Acceptor<L> {
+    pub(super) fn new(listener: L, connections: TaskTracker) -> Acceptor<L> {
+        Acceptor { listener: Arc::new(listener), gate: Arc::default(), connections }
+    }
+
+    /// The listener.
+    pub fn listener(&self) -> &L {
+        &self.listener
+    }
+
+    pub(super) fn parts(&self) -> (Arc<L>, Arc<Gate>) {
+        (Arc::clone(&self.listener), Arc::clone(&self.gate))
+    }
+}
+
+impl<L: Listener> Acceptor<L> {
+    /// Waits for a connection; `None` once this process is superseded. Connections that wait in the kernel's queue
+    /// then stay there, for the successor. Cancelling it loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// What `accept(2)` says. Most of it concerns one connection, or goes away with time (too many open files): wait a
+    /// little, and accept again.
+    pub async fn accept(&self) -> io::Result<Option<Accepted<L>>> {
+        let token = self.gate.token();
+        let mut shut = pin!(token.cancelled());
+        let mut accept = pin!(self.listener.accept());
+        poll_fn(|cx| {
+            if shut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(None));
+            }
+            let Some(polled) = self.gate.pass(|| accept.as_mut().poll(cx)) else { return Poll::Ready(Ok(None)) };
+            let (stream, addr) = ready!(polled)?;
+            Poll::Ready(Ok(Some((Connection { stream, counted: self.connections.token() }, addr))))
+        })
+        .await
+    }
+
+    /// The connections as a stream that ends when this process is superseded, for servers that count their connections
+    /// themselves, such as tonic's.
+    pub fn incoming(&self) -> Incoming<L> {
+        Incoming { acceptor: self.clone(), next: None }
+    }
+}
+
+/// With `axum::serve`: accepting ends for good when this process is superseded, and the server goes on with the
+/// connections that it has.
+#[cfg(feature = "axum")]
+impl<L: Listener> axum::serve::Listener for Acceptor<L>
+where
+    L::Stream: AsyncRead + AsyncWrite + Unpin,
+{
+    type Io = Connection<L::Stream>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            match Acceptor::accept(self).await {
+                Ok(Some(accepted)) => return accepted,
+                // The server is told by other means.
+                Ok(None) => std::future::pending().await,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    ::tokio::time::sleep(AFTER_AN_ERROR).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<L::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+type Next<S> = Pin<Box<dyn Future<Output = io::Result<Option<S>>> + Send>>;
+
+/// See [`Acceptor::incoming`].
+pub struct Incoming<L: Listener> {
+    acceptor: Acceptor<L>,
+    next: Option<Next<L::Stream>>,
+}
+
+impl<L: Listener> std::fmt::Debug for Incoming<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incoming").finish_non_exhaustive()
+    }
+}
+
+impl<L: Listener> Stream for Incoming<L> {
+    type Item = io::Result<L::Stream>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let acceptor = self.acceptor.clone();
+        let next = self.next.get_or_insert_with(|| {
+            Box::pin(async move { Ok(acceptor.accept().await?.map(|(connection, _)| connection.into_parts().0)) })
+        });
+        let accepted = ready!(next.as_mut().poll(cx));
+        self.next = None;
+        Poll::Ready(accepted.transpose())
+    }
+}
+
+/// A connection, counted until it is dropped. It is used like the stream in it.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    counted: TaskTrackerToken,
+}
+
+impl<S> Connection<S> {
+    /// The stream, and what counts it: drop that when the connection ends.
+    pub fn into_parts(self) -> (S, TaskTrackerToken) {
+        (self.stream, self.counted)
+    }
+}
+
+impl<S> Deref for Connection<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.stream
+    }
+}
+
+impl<S> DerefMut for Connection<S> {
+    fn deref_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
