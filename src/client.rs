@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use crate::channel::{Channel, Fill};
 use crate::control_socket::Place;
 use crate::error::{Error, PathProblem, Result};
+pub use crate::kernel::Kernel;
 use crate::sys::event::wait_readable;
 pub use crate::wire::{
     Attempt, Event, FdStatus, Hello, News, Outcome, Phase, PredecessorStatus, Status, SuccessorStatus, VersionRange,
@@ -139,11 +140,23 @@ impl Iterator for Steps {
     type Item = Result<Step>;
 
     fn next(&mut self) -> Option<Result<Step>> {
+        self.step(None)
+    }
+}
+
+impl Steps {
+    /// The next step, if it comes within `timeout`; else [`Error::NoAnswer`], and it can be waited for again.
+    pub fn next_within(&mut self, timeout: Duration) -> Option<Result<Step>> {
+        self.step(Some(timeout))
+    }
+
+    fn step(&mut self, timeout: Option<Duration>) -> Option<Result<Step>> {
         if self.over {
             return None;
         }
-        let step = match hear(&mut self.channel, None) {
+        let step = match hear(&mut self.channel, timeout) {
             Ok(ServerFrame::Event(event)) => return Some(Ok(Step::Event(event))),
+            Err(error @ Error::NoAnswer { .. }) => return Some(Err(error)),
             Ok(ServerFrame::Concluded(concluded)) => Some(Ok(Step::Outcome(concluded.attempt))),
             Ok(ServerFrame::Failure(failure)) => Some(Err(refused(failure))),
             Ok(other) => Some(Err(unexpected(&other))),
@@ -163,13 +176,15 @@ fn say(channel: &mut Channel<OwnedFd>, frame: impl Into<ClientFrame>) -> Result<
 
 /// The answer to a question; an error that the service says is one here.
 fn answer(channel: &mut Channel<OwnedFd>) -> Result<ServerFrame> {
-    match hear(channel, Some(Instant::now() + ANSWER_TIMEOUT))? {
+    match hear(channel, Some(ANSWER_TIMEOUT))? {
         ServerFrame::Failure(failure) => Err(refused(failure)),
         frame => Ok(frame),
     }
 }
 
-fn hear(channel: &mut Channel<OwnedFd>, deadline: Option<Instant>) -> Result<ServerFrame> {
+fn hear(channel: &mut Channel<OwnedFd>, timeout: Option<Duration>) -> Result<ServerFrame> {
+    // What is too long for a clock is for ever.
+    let deadline = timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)));
     loop {
         if let Some(frame) = channel.next_frame(ServerFrame::parse) {
             return frame.map(|(frame, _)| frame).map_err(Error::Garbled);
@@ -177,12 +192,16 @@ fn hear(channel: &mut Channel<OwnedFd>, deadline: Option<Instant>) -> Result<Ser
         match channel.fill() {
             Fill::Some => {}
             Fill::Closed => return Err(Error::Disconnected),
-            Fill::Nothing if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                return Err(Error::NoAnswer { after: ANSWER_TIMEOUT });
-            }
-            Fill::Nothing => wait_readable(&[channel.as_fd()], deadline).map_err(Error::io("wait"))?,
+            Fill::Nothing => match deadline {
+                Some((deadline, after)) if deadline <= Instant::now() => return Err(Error::NoAnswer { after }),
+                _ => wait(channel, deadline.map(|(deadline, _)| deadline))?,
+            },
         }
     }
+}
+
+fn wait(channel: &Channel<OwnedFd>, deadline: Option<Instant>) -> Result<()> {
+    wait_readable(&[channel.as_fd()], deadline).map_err(Error::io("wait for the service"))
 }
 
 fn refused(failure: crate::wire::Failure) -> Error {

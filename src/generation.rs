@@ -263,9 +263,8 @@ impl Generation {
         self.arrivals.lower();
         arrival.watched.poller.remove(arrival.channel.as_fd());
         let reason = Cause::Closed(Peer::Successor).to_string();
-        board.no_successor();
         drop(board);
-        self.failed(arrival.receive.pid, arrival.began, &reason);
+        self.failed(arrival.receive.pid, arrival.began, &reason, Board::no_successor);
         true
     }
 
@@ -331,7 +330,7 @@ impl Generation {
     /// An upgrade ended before its successor asked for the service; `pid` is 0 where no process was started.
     pub(crate) fn upgrade_failed(&self, pid: u32, reason: &str) {
         let began = self.board().upgrade.as_ref().map(|upgrade| upgrade.began);
-        self.failed(pid, began.unwrap_or_else(Instant::now), reason);
+        self.failed(pid, began.unwrap_or_else(Instant::now), reason, |_| {});
     }
 
     /// A successor was turned away. Where it is the one of an upgrade and could not be spoken with, that was all.
@@ -344,17 +343,19 @@ impl Generation {
     }
 
     /// An attempt ended before the application had to do with it.
-    fn failed(&self, pid: u32, began: Instant, reason: &str) {
+    fn failed(&self, pid: u32, began: Instant, reason: &str, change: impl FnOnce(&mut Board)) {
         let mut attempt = Laps::new(began).attempt(self.number, pid, Outcome::Failed);
         attempt.reason = Some(shorten(reason, MAX_TEXT));
-        self.record(attempt);
         self.tell(News::Failed, Some(pid), Some(began), reason.to_owned());
+        self.record(attempt, change);
     }
 
-    /// Puts an attempt into the history, and tells how it ended whoever asked for it.
-    pub(crate) fn record(&self, attempt: Attempt) {
+    /// Puts an attempt into the history, together with whatever `change` it makes, and tells how it ended whoever
+    /// asked for it.
+    pub(crate) fn record(&self, attempt: Attempt, change: impl FnOnce(&mut Board)) {
         let mut board = self.board();
         remember(&mut board.history, attempt.clone());
+        change(&mut board);
         match board.upgrade.take().map(|upgrade| upgrade.asker) {
             Some(Asker::Session(token)) => board.notices.push(Notice::Outcome(token, attempt)),
             Some(Asker::Call(tell)) => tell(attempt),

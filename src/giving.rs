@@ -322,8 +322,7 @@ impl Giving {
                 let attempt = self.attempt(Outcome::Completed);
                 tracing::info!(pause_us = attempt.pause_us, "the successor serves");
                 self.tell(News::Active, "the successor serves");
-                self.generation.record(attempt);
-                self.generation.board().phase = Phase::Draining;
+                self.generation.record(attempt, |board| board.phase = Phase::Draining);
                 Some(Milestone::Active)
             }
             Event::Stranded => {
@@ -355,7 +354,12 @@ impl Giving {
         let reason = wire::shorten(&cause.to_string(), wire::MAX_TEXT);
         let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
         self.tell(news, &reason);
-        self.generation.record(wire::Attempt { reason: Some(reason), ..self.attempt(outcome) });
+        let attempt = wire::Attempt { reason: Some(reason), ..self.attempt(outcome) };
+        if owner == Owner::Unknown {
+            self.generation.record(attempt, |_| {});
+        } else {
+            self.resume(attempt);
+        }
         match owner {
             Owner::StillUs => tracing::warn!(%cause, "the handoff failed; this process went on serving"),
             Owner::UsAgain => tracing::warn!(%cause, "the handoff failed; this process takes the service back"),
@@ -364,7 +368,6 @@ impl Giving {
             }
         }
         if owner != Owner::Unknown {
-            self.resume();
             self.end_child();
         }
         Milestone::Over(Failure::new(owner, Error::Handoff(cause)))
@@ -378,17 +381,17 @@ impl Giving {
     }
 
     /// The control socket is this side's again.
-    fn resume(&self) {
-        let mut board = self.generation.board();
-        board.no_successor();
-        let released = !board.accepting;
-        board.accepting = !board.closed;
-        drop(board);
+    fn resume(&self, attempt: wire::Attempt) {
+        let mut released = false;
+        self.generation.record(attempt, |board| {
+            board.no_successor();
+            released = !board.accepting;
+            board.accepting = !board.closed;
+        });
         if released {
             // The successor may have called listen, and would be named as the one that serves.
             let _ = control_socket::listen(self.generation.listener.as_fd());
         }
-        self.generation.wake.raise();
     }
 
     fn attempt(&self, outcome: Outcome) -> wire::Attempt {

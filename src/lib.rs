@@ -61,6 +61,7 @@
 //!
 //! - `tokio` (default): [`mod@tokio`]. Without it nothing links tokio.
 //! - `bincode` (default): `State::serde`, `State::bincode` and their counterparts. Any other codec hands over bytes.
+//! - `cli`: the command `handoff`, made of [`client`]. It adds nothing to the library.
 //!
 //! # SIGPIPE
 //!
@@ -79,6 +80,7 @@ mod error;
 mod generation;
 mod giving;
 mod history;
+mod kernel;
 mod listen;
 #[doc(hidden)]
 pub mod protocol;

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::generation::{Arrival, Asker, Generation, Notice, Watch};
 use crate::giving;
 use crate::protocol::{Answer, Inspector, MAX_INSPECTORS, Successor, SuccessorCommand, SuccessorEvent};
-use crate::sys::event::{Interest, Poller};
+use crate::sys::event::{Interest, Poller, is_hung_up};
 use crate::sys::{process, socket};
 use crate::wire::{
     Concluded, ErrorCode, Event, Failure, Frame, News, Phase, Receive, ServerFrame, SuccessorStatus, parse_client_line,
@@ -69,6 +69,8 @@ struct Session {
     token: u64,
     pidfd: Option<OwnedFd>,
     interest: Interest,
+    /// It has closed its end for writing.
+    only_listens: bool,
     /// It has heard its last word.
     closing: bool,
 }
@@ -136,6 +138,8 @@ impl Reception {
 
     /// The application is done: the predecessor is told that nobody needs to take back.
     fn leave(&mut self, now: Instant) {
+        // What was said between the last look and the end.
+        self.pass_on_news();
         self.settle(now);
         self.poller.remove(self.generation.listener.as_fd());
     }
@@ -217,7 +221,8 @@ impl Reception {
         let inspector = Inspector::new(now);
         let token = self.next_session;
         self.next_session += 1;
-        let mut session = Session { channel, inspector, token, pidfd, interest: Interest::Read, closing: false };
+        let mut session =
+            Session { channel, inspector, token, pidfd, interest: Interest::Read, only_listens: false, closing: false };
         if let Err(denied) = self.generation.config.peers.check(&peer) {
             tracing::warn!(uid = peer.uid(), gid = peer.gid(), "denied a control connection");
             session.last_word(Failure { code: ErrorCode::Denied, message: denied.to_string() }.into());
@@ -278,21 +283,14 @@ impl Reception {
         if notices.is_empty() {
             return;
         }
-        self.sessions.retain(|token, session| {
+        self.sessions.retain(|_, session| {
             if !session.inspector.listens() {
                 return true;
             }
-            for notice in &notices {
-                match notice {
-                    Notice::Event(event) => session.say(&ServerFrame::from(event.clone())),
-                    Notice::Outcome(asker, attempt) if asker == token => {
-                        session.say(&ServerFrame::from(Concluded { attempt: attempt.clone() }));
-                    }
-                    Notice::Outcome(..) => {}
-                }
-            }
+            notices.iter().for_each(|notice| session.hear(notice));
             session.flush();
-            let stays = !session.closing && session.channel.queued() <= MAX_QUEUED;
+            let queued = session.channel.queued();
+            let stays = queued <= MAX_QUEUED && !(session.closing && queued == 0);
             if stays {
                 session.rearm(&self.poller)
             } else {
@@ -445,6 +443,11 @@ impl Session {
                     understood = true;
                     break;
                 }
+                // `echo watch | socat` says all that it has to say at once, and goes on listening.
+                Fill::Closed if self.inspector.listens() && !is_hung_up(self.channel.as_fd()) => {
+                    (self.only_listens, understood) = (true, true);
+                    break;
+                }
                 Fill::Closed => return Turn::Ends,
             }
         }
@@ -523,11 +526,26 @@ impl Session {
         self.flush();
     }
 
+    /// Tells of one thing that has happened, if that is still wanted.
+    fn hear(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Event(event) if self.inspector.listens() => self.say(&ServerFrame::from(event.clone())),
+            Notice::Outcome(asker, attempt) if *asker == self.token => {
+                self.say(&ServerFrame::from(Concluded { attempt: attempt.clone() }));
+                self.inspector.concluded();
+                // One that can ask nothing more and listens no more has heard all.
+                self.closing |= self.only_listens && !self.inspector.listens();
+            }
+            _ => {}
+        }
+    }
+
     /// Has the poller watch for what this session waits for now.
     fn rearm(&mut self, poller: &Poller) {
         let wanted = match self.channel.queued() {
+            0 if self.only_listens => Interest::HangUp,
             0 => Interest::Read,
-            queued if self.closing || queued > MAX_QUEUED => Interest::Write,
+            queued if self.closing || self.only_listens || queued > MAX_QUEUED => Interest::Write,
             _ => Interest::Both,
         };
         if wanted != self.interest {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::child::{self, Child, Parent};
 use common::raw::Raw;
-use common::{Control, Form, Inheritance, Place, Service, config, forms, is_root, pairings, place};
+use common::{Control, Form, Inheritance, Place, Service, config, forms, is_root, pairings, place, stale_socket};
 use fd_handoff::{Error, Offer, PathProblem, Result};
 
 pairings! {
@@ -104,15 +104,15 @@ fn listen_under_umask_0(mut parent: Parent) {
         over.store(true, Ordering::SeqCst);
         watcher.join().unwrap() | last
     });
-    drop(UnixListener::bind(parent.path.with_file_name("stale.sock")).unwrap());
     let stale = parent.path.with_file_name("stale.sock");
+    stale_socket(&stale);
     let _control = Form::Blocking.listen(config(&stale)).unwrap();
     parent.tell(format!("fresh {worst:o}, stale {:o}", mode(&stale)));
 }
 
 fn a_stale_socket_is_replaced(form: Form) {
     let Place { directory, path } = place();
-    drop(UnixListener::bind(&path).unwrap());
+    stale_socket(&path);
     fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
     let before = fs::metadata(&path).unwrap().ino();
     let control = form.listen(config(&path)).unwrap();
@@ -123,7 +123,7 @@ fn a_stale_socket_is_replaced(form: Form) {
     control.close();
     assert_eq!(names(directory.path()), ["control.sock.lock"]);
 
-    drop(UnixListener::bind(&path).unwrap());
+    stale_socket(&path);
     let inheritance = form.receive(config(&path)).unwrap();
     assert!(inheritance.is_cold_start());
     assert_eq!(inheritance.ready().unwrap().generation(), 1);
@@ -203,17 +203,17 @@ fn a_long_path(old: Form, new: Form) {
         });
         assert!(!path.exists(), "the last generation removes it");
         // A stale one.
-        drop(bind_long(&path));
+        stale_socket_at_a_long_path(&path);
         old.listen(config(&path)).unwrap().close();
     }
     assert_eq!(names(&deep).iter().filter(|name| !name.ends_with(".lock")).count(), 0);
 }
 
-fn bind_long(path: &Path) -> UnixListener {
+fn stale_socket_at_a_long_path(path: &Path) {
     use std::os::fd::AsRawFd;
     let directory = fs::File::open(path.parent().unwrap()).unwrap();
     let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
-    UnixListener::bind(short.join(path.file_name().unwrap())).unwrap()
+    stale_socket(&short.join(path.file_name().unwrap()));
 }
 
 fn no_permission(form: Form) {
@@ -364,7 +364,7 @@ fn no_cold_start(form: Form) {
     let only_after_another = || config(&path).cold_start(false);
     assert!(matches!(problem(form.receive(only_after_another()), &path), PathProblem::NobodyThere));
     assert!(names(directory.path()).is_empty(), "nothing is left behind");
-    drop(UnixListener::bind(&path).unwrap());
+    stale_socket(&path);
     assert!(matches!(problem(form.receive(only_after_another()), &path), PathProblem::NobodyThere));
     // It is about receiving: a program that inherits nothing has nothing but a cold start.
     let control = form.listen(only_after_another()).unwrap();

@@ -40,8 +40,9 @@ forms! {
 }
 
 /// How much longer a handoff may take beside them. It takes a few milliseconds; what is asked for is less than 100
-/// more, and what would fail here is one that waits for somebody: the machine that runs this may be busy itself.
-const DELAY: Duration = Duration::from_secs(1);
+/// more, and what would fail here is one that waits for somebody, which takes a minute: the machine that runs this may
+/// be busy itself.
+const DELAY: Duration = Duration::from_secs(5);
 /// How much a flood may cost the service in memory: what is queued and unfinished for each connection is bounded.
 const MEMORY: u64 = 4 << 20;
 /// After so many turns without a read the service has stopped reading: it takes fewer to answer what one read brings.

@@ -89,7 +89,7 @@ fn help_and_what_is_not_offered(form: Form) {
     let mut raw = service.connect();
     let help = raw.ask("help");
     assert!(help["words"]["status"].is_string(), "{help}");
-    for word in ["watch", "upgrade", "stop"] {
+    for word in ["upgrade", "stop"] {
         assert_eq!(raw.ask(word)["code"], "unsupported");
     }
     service.assert_unharmed();

@@ -26,7 +26,7 @@ use rustix::net::{
 use serde_json::{Value, json};
 
 /// Where a test would otherwise hang for ever.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory with a place for a control socket.
 struct Place {
@@ -45,8 +45,9 @@ impl Place {
         self.directory.path().join("control.sock.lock")
     }
 
+    /// At the end of `active` a predecessor kills its successor, which is this very process.
     fn config(&self) -> Config {
-        Config::new(&self.path)
+        Config::new(&self.path).timeouts(|timeouts| timeouts.active = PATIENCE)
     }
 
     /// A configuration that does not wait for the lock.

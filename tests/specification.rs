@@ -34,7 +34,8 @@ fn named_by_tests(text: &str) -> Vec<(u32, usize)> {
     let lines: Vec<&str> = text.lines().collect();
     let is_test = |line: &str| {
         let line = line.trim_start();
-        line.starts_with("#[") && line.trim_end_matches(']').split(['[', ':', '(']).any(|word| word == "test")
+        let made = line.starts_with("forms! {") || line.starts_with("pairings! {");
+        made || line.starts_with("#[") && line.trim_end_matches(']').split(['[', ':', '(']).any(|word| word == "test")
     };
     let is_by_a_test = |place: usize| {
         let below = lines[place..].iter().take_while(|line| !line.trim().is_empty());

@@ -17,7 +17,10 @@ pub const QUIET_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Inspector {
     last_line: Instant,
-    listens: bool,
+    /// It wants to hear everything.
+    watches: bool,
+    /// It waits for the outcome of its upgrade.
+    upgrades: bool,
 }
 
 /// What the service offers and does, as far as an answer depends on it.
@@ -55,22 +58,27 @@ pub enum Answer {
 impl Inspector {
     /// A connection that was accepted at `now`.
     pub fn new(now: Instant) -> Inspector {
-        Inspector { last_line: now, listens: false }
+        Inspector { last_line: now, watches: false, upgrades: false }
     }
 
     /// For choosing who has to make room: the least of these, one that waits for nothing and has been quiet longest.
     pub fn rank(&self) -> (bool, Instant) {
-        (self.listens, self.last_line)
+        (self.listens(), self.last_line)
     }
 
     /// Whether it is told events as they happen.
     pub fn listens(&self) -> bool {
-        self.listens
+        self.watches || self.upgrades
+    }
+
+    /// It has heard how its upgrade ended.
+    pub fn concluded(&mut self) {
+        self.upgrades = false;
     }
 
     /// When it has been quiet for too long. One that listens may be quiet for ever.
     pub fn deadline(&self) -> Option<Instant> {
-        (!self.listens).then(|| self.last_line + QUIET_LIMIT)
+        (!self.listens()).then(|| self.last_line + QUIET_LIMIT)
     }
 
     /// The last word to a connection that has been quiet for too long.
@@ -98,7 +106,7 @@ impl Inspector {
             Ok(ClientFrame::Help(_)) => Answer::Reply(help(desk)),
             Ok(ClientFrame::GetStatus(_)) => Answer::Status,
             Ok(ClientFrame::Watch(_)) => {
-                self.listens = true;
+                self.watches = true;
                 Answer::Watch
             }
             Ok(ClientFrame::Receive(receive)) => begin(receive, desk.successor),
@@ -125,7 +133,7 @@ impl Inspector {
         if let Some(message) = desk.busy() {
             return Answer::Reply(Failure { code: ErrorCode::Busy, message }.into());
         }
-        self.listens = true;
+        self.upgrades = true;
         Answer::Upgrade(timeout)
     }
 }

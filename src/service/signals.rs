@@ -54,6 +54,8 @@ impl SignalKind {
 #[derive(Debug)]
 pub(super) struct Signals {
     stream: UnixStream,
+    /// Kept open: the end of the stream would be readable for ever.
+    written: UnixStream,
     registered: Vec<SigId>,
 }
 
@@ -61,11 +63,13 @@ impl Signals {
     pub(super) fn new(kinds: &[SignalKind]) -> Result<Signals> {
         let (stream, written) = UnixStream::pair().map_err(Error::io("make a pipe for signals"))?;
         stream.set_nonblocking(true).map_err(Error::io("make a pipe for signals"))?;
-        let mut signals = Signals { stream, registered: Vec::new() };
+        let mut signals = Signals { stream, written, registered: Vec::new() };
         for SignalKind(number) in kinds {
             // Linux has no signal that signal-hook refuses and that could be caught.
-            let registered =
-                written.try_clone().and_then(|written| signal_hook::low_level::pipe::register(*number, written));
+            let registered = signals
+                .written
+                .try_clone()
+                .and_then(|written| signal_hook::low_level::pipe::register(*number, written));
             signals.registered.push(registered.map_err(Error::io(format!("catch signal {number}")))?);
         }
         Ok(signals)

@@ -118,6 +118,14 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     matches!(nix::poll::poll(&mut polled, PollTimeout::ZERO), Ok(count) if count > 0)
 }
 
+/// Whether the peer of a stream has closed it for reading as well as for writing.
+pub(crate) fn is_hung_up(stream: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::empty())];
+    let found = nix::poll::poll(&mut polled, PollTimeout::ZERO);
+    matches!(found, Ok(count) if count > 0)
+        && polled[0].revents().is_some_and(|found| found.contains(PollFlags::POLLHUP))
+}
+
 /// Rounded up to a millisecond, so that a wait never ends just before its deadline and spins.
 fn timeout(deadline: Option<Instant>) -> PollTimeout {
     let Some(deadline) = deadline else { return PollTimeout::NONE };

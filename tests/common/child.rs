@@ -74,12 +74,12 @@ impl Child {
         self.process.wait().unwrap();
     }
 
-    /// Waits until it has gone by itself.
-    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
+    /// Waits until it has gone by itself, or by another's hand. Returns what it has said that nobody has heard.
+    pub(crate) fn wait(&mut self) -> (String, std::process::ExitStatus) {
         let mut rest = String::new();
         // Its end of the line is closed when it is gone.
         while self.line.read_line(&mut rest).expect("the child does not end") > 0 {}
-        self.process.wait().unwrap()
+        (rest, self.process.wait().unwrap())
     }
 }
 

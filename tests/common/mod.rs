@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use fd_handoff::{Config, Error, Failure, Inheritable, Offer, Received, Result, State, StateError};
 use raw::Raw;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 #[cfg(feature = "tokio")]
 use tokio::runtime::Runtime;
@@ -160,7 +161,7 @@ impl Form {
 }
 
 #[cfg(feature = "tokio")]
-fn runtime() -> Arc<Runtime> {
+pub(crate) fn runtime() -> Arc<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     Arc::new(builder.worker_threads(1).enable_all().build().unwrap())
 }
@@ -357,6 +358,13 @@ pub(crate) fn config(path: &Path) -> Config {
         // A test that is about it says so.
         waits.probation = Duration::ZERO;
     })
+}
+
+/// What a service that was killed leaves at its path. This one has never listened: a child that another test starts
+/// holds a copy of every descriptor until it has become its program, and a listener would live on in it.
+pub(crate) fn stale_socket(path: &Path) {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    socket.bind(&SockAddr::unix(path).unwrap()).unwrap();
 }
 
 pub(crate) fn tcp_listener() -> TcpListener {

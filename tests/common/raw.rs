@@ -125,6 +125,10 @@ impl Raw {
         text.as_str().unwrap().to_owned()
     }
 
+    pub(crate) fn close_for_writing(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
     pub(crate) fn expect_end(&mut self) {
         let line = self.line();
         assert!(line.is_none(), "{line:?}");

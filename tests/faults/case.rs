@@ -29,14 +29,14 @@ struct Pair {
 
 pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
     let mut predecessor =
-        Process::start(&place, predecessor_timeouts(&row), order(&row, Side::Predecessor).as_deref())?;
+        Process::start(&place, &predecessor_timeouts(&row), order(&row, Side::Predecessor).as_deref())?;
     place.listen = predecessor.serves()?.listen;
     let descriptors = predecessor.descriptors();
     let load = Load::start(&place);
     load.goes_on(SOME)?;
     let before = load.answered();
 
-    let successor = Process::start(&place, successor_timeouts(&row), order(&row, Side::Successor).as_deref())?;
+    let successor = Process::start(&place, &successor_timeouts(&row), order(&row, Side::Successor).as_deref())?;
     let mut pair = Pair { row, place: place.clone(), predecessor, successor };
     pair.strike(&load)?;
     let generation = pair.settle()?;
@@ -75,20 +75,26 @@ fn order(row: &Row, side: Side) -> Option<String> {
 }
 
 /// Short where the predecessor has to notice that its successor has stopped; long where it has to outlive its drain.
-fn predecessor_timeouts(row: &Row) -> &'static str {
-    match (row.side, row.fault) {
-        (Side::Successor, Fault::Stop) => "transfer=1000,ready=1000,active=1000",
-        (Side::Successor, _) => "probation=20000",
-        (Side::Predecessor, Fault::Stop) => "drain=1000",
-        (Side::Predecessor, _) => "",
+fn predecessor_timeouts(row: &Row) -> String {
+    match (row.side, row.fault, row.deadline) {
+        (Side::Successor, Fault::Stop, deadline) => short(deadline),
+        (Side::Successor, ..) => "probation=20000".to_owned(),
+        // How long it may drain, it tells its successor itself.
+        (Side::Predecessor, Fault::Stop, Some("drain")) => short(row.deadline),
+        (Side::Predecessor, ..) => String::new(),
     }
 }
 
-fn successor_timeouts(row: &Row) -> &'static str {
-    match (row.side, row.fault) {
-        (Side::Predecessor, Fault::Stop) => "offer=1000,transfer=1000,release=1000",
-        _ => "",
+fn successor_timeouts(row: &Row) -> String {
+    match (row.side, row.fault, row.deadline) {
+        (Side::Predecessor, Fault::Stop, deadline) if deadline != Some("drain") => short(deadline),
+        _ => String::new(),
     }
+}
+
+/// One deadline alone: a busy machine may be late for the others.
+fn short(deadline: Option<&str>) -> String {
+    deadline.map(|name| format!("{name}=1000")).unwrap_or_default()
 }
 
 impl Pair {

@@ -71,6 +71,8 @@ pub(crate) struct Row {
     pub(crate) then: Then,
     pub(crate) loss: Loss,
     pub(crate) count: Count,
+    /// The deadline at which the other side gives one up that has stopped here, if it waits for it at all.
+    pub(crate) deadline: Option<&'static str>,
 }
 
 /// How far the handoff is at a point, as far as it matters for what follows.
@@ -190,7 +192,14 @@ fn predecessor(point: &'static str, frame: &'static str, stage: Stage, fault: Fa
         _ if dies && stage < Drained => Loss::Held,
         _ => Loss::None,
     };
-    Row { side: Side::Predecessor, point, frame, fault, then, loss, count }
+    let deadline = match (point, frame, stage) {
+        ("after-receive", "receive", _) | ("before-send", "offer", _) => Some("offer"),
+        (_, _, Transfer) => Some("transfer"),
+        (_, _, Complete | Ready) => Some("release"),
+        (_, _, Released | Draining | Drained) => Some("drain"),
+        (_, _, Nothing | Farewell) => None,
+    };
+    Row { side: Side::Predecessor, point, frame, fault, then, loss, count, deadline }
 }
 
 fn successor(point: &'static str, frame: &'static str, stage: Stage, fault: Fault) -> Row {
@@ -202,7 +211,14 @@ fn successor(point: &'static str, frame: &'static str, stage: Stage, fault: Faul
     };
     let has_served = dies && stage >= Drained;
     let (loss, count) = if has_served { (Loss::Held, Count::Own) } else { (Loss::None, Count::Exact) };
-    Row { side: Side::Successor, point, frame, fault, then, loss, count }
+    let deadline = match (point, frame, stage) {
+        // The predecessor has nothing more to wait for but its initialisation.
+        ("after-send", "received", _) | (_, _, Complete) => Some("ready"),
+        (_, _, Transfer) => Some("transfer"),
+        (_, _, Ready | Released) => Some("active"),
+        (_, _, Nothing | Draining | Drained | Farewell) => None,
+    };
+    Row { side: Side::Successor, point, frame, fault, then, loss, count, deadline }
 }
 
 impl Row {
@@ -222,7 +238,7 @@ impl Row {
 
     /// Its line of the table.
     pub(crate) fn line(&self) -> String {
-        let Row { side, point, frame, fault, then, loss, count } = self;
+        let Row { side, point, frame, fault, then, loss, count, .. } = self;
         format!("| {side} | {point} `{frame}` | {fault} | {then} | {loss} | {count} |")
     }
 }

@@ -50,7 +50,7 @@ fn what_is_offered_is_done() {
     assert!(matches!(at(desk, Ok(Stop {}.into())), Answer::Stop(ServerFrame::Stopping(_))));
 }
 
-// M89
+// M90
 #[test]
 fn one_upgrade_at_a_time() {
     let busy = |successor, upgrading| {

@@ -1,0 +1,135 @@
+//! `handoff`: looks into a running service, tells it what to do, and says whether a place is fit for one. Made of the
+//! library's public calls alone.
+
+mod after;
+mod check;
+mod completions;
+mod format;
+mod output;
+mod problem;
+mod status;
+mod stop;
+mod table;
+mod upgrade;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use output::Output;
+use problem::Problem;
+
+/// Looks into a service that hands itself over, and tells it what to do.
+///
+/// A service built on fd-handoff listens on a control socket, a Unix socket at a path. Over it, a new process takes the
+/// running one's sockets and state without refusing a connection. This command shows what the service is doing, follows
+/// a handoff step by step, asks for an upgrade or a stop, and checks whether a directory is fit for a control socket.
+/// Looking never disturbs a handoff.
+#[derive(Debug, Parser)]
+#[command(name = "handoff", version, after_help = EXIT_CODES, after_long_help = MORE)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 the service said no, or it failed; 2 wrong usage; 3 no service reachable.";
+
+const MORE: &str = "\
+Examples:
+  handoff status /run/app/handoff.sock             what it is doing, and how its last handoffs went
+  handoff status /run/app/handoff.sock --json      the same for a program
+  handoff watch /run/app/handoff.sock              each step of each handoff, as it happens
+  handoff upgrade /run/app/handoff.sock            replace the service, and fail if that fails
+  handoff upgrade /run/app/handoff.sock --timeout 30s && echo replaced
+  handoff check /run/app/handoff.sock              before the first start: would it work here?
+  export HANDOFF_SOCKET=/run/app/handoff.sock      and leave the path out
+
+Environment:
+  HANDOFF_SOCKET   the control socket, where no SOCKET is given
+  NO_COLOR         no colours; there are none outside of a terminal in any case
+  TZ               the time zone of the times that watch prints
+
+Exit codes:
+  0   done
+  1   the service said no, or what was asked for failed; the reason is on stderr, in one line
+  2   wrong usage
+  3   no service reachable: nobody listens there, this user may not connect, or there is no answer
+
+The control socket admits the service's own user and root, unless the service is configured otherwise.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows what the service is doing, and how its last handoffs went
+    Status(status::Options),
+    /// Shows what happens, as it happens, from one generation to the next
+    Watch(watch::Options),
+    /// Has the service replace itself by a new process, and shows how it goes
+    ///
+    /// Exits with 0 only when the new process serves. In every other case the reason is on stderr, in one line.
+    Upgrade(upgrade::Options),
+    /// Tells the service to stop, and waits until it has
+    Stop(stop::Options),
+    /// Says whether a place is fit for a control socket, and tries a handoff there
+    ///
+    /// Looks at the kernel, the limits, the path and its directory, the pid and network namespaces, and then hands a
+    /// pipe from one process to another over a socket of its own beside the path. Nothing is left behind, and a
+    /// service that runs there is only greeted. Run it as the user, and in the container, that the service will have.
+    Check(check::Options),
+    /// Prints the completions for a shell
+    ///
+    /// For bash: `handoff completions bash > ~/.local/share/bash-completion/completions/handoff`.
+    Completions(completions::Options),
+}
+
+/// Which service.
+#[derive(Debug, Args)]
+struct Service {
+    /// The path of the service's control socket
+    #[arg(value_name = "SOCKET", env = "HANDOFF_SOCKET", hide_env_values = true)]
+    socket: Option<PathBuf>,
+}
+
+impl Service {
+    /// The path. Without one there is nothing to do, and clap says so.
+    fn path(self) -> PathBuf {
+        let missing = || {
+            let message = "which service? Pass the path of its control socket, or set HANDOFF_SOCKET to it";
+            Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit()
+        };
+        self.socket.unwrap_or_else(missing)
+    }
+}
+
+fn main() -> ExitCode {
+    match check::successor().unwrap_or_else(|| run(Cli::parse().command, &mut Output::new())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => problem.report(),
+    }
+}
+
+fn run(command: Command, out: &mut Output) -> Result<(), Problem> {
+    match command {
+        Command::Status(options) => status::run(options, out),
+        Command::Watch(options) => watch::run(options, out),
+        Command::Upgrade(options) => upgrade::run(options, out),
+        Command::Stop(options) => stop::run(options, out),
+        Command::Check(options) => check::run(options, out),
+        Command::Completions(options) => completions::run(&options, out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+}

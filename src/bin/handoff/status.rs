@@ -1,0 +1,268 @@
+//! `handoff status`: a page about the service.
+
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use clap::builder::styling::Style;
+use fd_handoff::client::{Attempt, FdStatus, Phase, Status};
+
+use crate::Service;
+use crate::format::{ago, clean, generations, micros, outcome, outcome_style, painted, phase, span};
+use crate::output::Output;
+use crate::problem::{DOUBTFUL, GOOD, Problem, connect, explain};
+use crate::table::{Cell, Table};
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    service: Service,
+    /// Print one JSON object: the fields of the protocol's `status`
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(options: Options, out: &mut Output) -> Result<(), Problem> {
+    let path = options.service.path();
+    let status = connect(&path)?.status().map_err(|error| explain(&path, error))?;
+    if options.json {
+        return out.json(&status);
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    page(&status, now).iter().try_for_each(|line| out.line(line))
+}
+
+/// What runs, in one line.
+pub(crate) fn headline(status: &Status) -> String {
+    format!(
+        "{}, generation {}, process {}, up {}: {}",
+        title(status),
+        status.generation,
+        status.pid,
+        span(Duration::from_millis(status.uptime_ms)),
+        phase(status.phase)
+    )
+}
+
+fn title(status: &Status) -> String {
+    clean(&format!("{} {}", status.name, status.version))
+}
+
+/// The page. `now` is the time since the Unix epoch.
+fn page(status: &Status, now: Duration) -> Vec<String> {
+    let mut lines = vec![painted(BOLD, &title(status))];
+    lines.extend(facts(status).lines());
+    lines.push(String::new());
+    lines.extend(descriptors(status));
+    lines.push(String::new());
+    lines.extend(history(&status.history, now));
+    lines
+}
+
+fn facts(status: &Status) -> Table {
+    let mut table = Table::new();
+    let mut fact = |name: &str, value: Cell| table.row(vec![Cell::new(""), Cell::new(name).style(DIM), value]);
+    fact("generation", Cell::new(status.generation.to_string()));
+    fact("process", Cell::new(status.pid.to_string()));
+    fact("up", Cell::new(span(Duration::from_millis(status.uptime_ms))));
+    let style = if status.phase == Phase::Serving { GOOD } else { DOUBTFUL };
+    fact("phase", Cell::new(phase(status.phase)).style(style));
+    if let Some(successor) = &status.successor {
+        let progress = successor.progress.as_deref().unwrap_or("it has not said how it goes");
+        let text = format!("process {}, version {}: {progress}", successor.pid, successor.version);
+        fact("successor", Cell::new(clean(&text)));
+    }
+    if let Some(predecessor) = &status.predecessor {
+        let left =
+            predecessor.connections.map_or_else(|| "it has not said how many connections are left".to_owned(), left);
+        fact("predecessor", Cell::new(format!("process {} drains: {left}", predecessor.pid)));
+    }
+    table
+}
+
+fn left(connections: u64) -> String {
+    match connections {
+        1 => "1 connection is left".to_owned(),
+        count => format!("{count} connections are left"),
+    }
+}
+
+fn descriptors(status: &Status) -> Vec<String> {
+    if status.fd_count == 0 {
+        return vec!["It has named no listeners or other descriptors.".to_owned()];
+    }
+    let mut table = Table::new();
+    table.row(headings(&["NAME", "KIND", "ADDRESS"]));
+    status.fds.iter().for_each(|fd| table.row(descriptor(fd)));
+    let mut lines: Vec<String> = table.lines().collect();
+    let unshown = status.fd_count.saturating_sub(status.fds.len() as u64);
+    if unshown > 0 {
+        lines.push(format!("and {unshown} more"));
+    }
+    lines
+}
+
+fn descriptor(fd: &FdStatus) -> Vec<Cell> {
+    let address = fd.addr.as_deref().map_or_else(|| "-".to_owned(), clean);
+    vec![Cell::new(fd.name.to_string()), Cell::new(fd.kind.to_string()), Cell::new(address)]
+}
+
+fn history(attempts: &[Attempt], now: Duration) -> Vec<String> {
+    if attempts.is_empty() {
+        return vec!["No handoff has been tried yet.".to_owned()];
+    }
+    const DURATIONS: [&str; 6] = ["TOTAL", "TRANSFER", "INITIALISE", "RELEASE", "PAUSE", "DRAIN"];
+    let mut table = Table::new();
+    let mut top = headings(&["HANDOFF", "TO PROCESS", "OUTCOME", "WHEN"]);
+    top.extend(headings(&DURATIONS).into_iter().map(Cell::right));
+    top.extend(headings(&["REASON"]));
+    table.row(top);
+    attempts.iter().for_each(|attempt| table.row(entry(attempt, now)));
+    table.lines().collect()
+}
+
+fn entry(attempt: &Attempt, now: Duration) -> Vec<Cell> {
+    let mut row = vec![
+        Cell::new(generations(attempt)),
+        Cell::new(attempt.successor_pid.to_string()),
+        Cell::new(outcome(attempt.outcome)).style(outcome_style(attempt.outcome)),
+        Cell::new(ago(now.as_millis() as u64, attempt.began_unix_ms)),
+    ];
+    let laps = [
+        Some(attempt.total_us),
+        attempt.transfer_us,
+        attempt.initialise_us,
+        attempt.release_us,
+        attempt.pause_us,
+        attempt.drain_us,
+    ];
+    row.extend(laps.map(|lap| Cell::new(lap.map_or_else(|| "-".to_owned(), micros)).right()));
+    row.push(Cell::new(attempt.reason.as_deref().map(clean).unwrap_or_default()));
+    row
+}
+
+fn headings(names: &[&str]) -> Vec<Cell> {
+    names.iter().map(|name| Cell::new(*name).style(DIM)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use fd_handoff::client::{Outcome, PredecessorStatus, SuccessorStatus};
+
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_000_000);
+
+    fn quiet() -> Status {
+        Status {
+            name: "http".to_owned(),
+            version: "0.1.0".to_owned(),
+            pid: 41,
+            generation: 1,
+            phase: Phase::Serving,
+            uptime_ms: 192_000,
+            fds: Vec::new(),
+            fd_count: 0,
+            history: Vec::new(),
+            successor: None,
+            predecessor: None,
+        }
+    }
+
+    fn shown(status: &Status) -> String {
+        let page = page(status, NOW).join("\n");
+        anstream::adapter::strip_str(&page).to_string()
+    }
+
+    #[test]
+    fn a_service_that_has_just_started() {
+        let wanted = "\
+http 0.1.0
+  generation  1
+  process     41
+  up          3 min 12 s
+  phase       it serves, and no handoff is under way
+
+It has named no listeners or other descriptors.
+
+No handoff has been tried yet.";
+        assert_eq!(shown(&quiet()), wanted);
+    }
+
+    #[test]
+    fn a_service_about_which_there_is_everything_to_say() {
+        let completed = Attempt {
+            from: 1,
+            successor_pid: 41,
+            outcome: Outcome::Completed,
+            reason: None,
+            began_unix_ms: 999_880_000,
+            total_us: 153_000,
+            transfer_us: Some(900),
+            initialise_us: Some(150_000),
+            release_us: Some(1_020),
+            pause_us: Some(80),
+            drain_us: Some(2_500_000),
+        };
+        let failed = Attempt {
+            from: 2,
+            successor_pid: 42,
+            outcome: Outcome::Failed,
+            reason: Some("the successor died".to_owned()),
+            began_unix_ms: 999_990_000,
+            total_us: 7_000,
+            transfer_us: None,
+            initialise_us: None,
+            release_us: None,
+            pause_us: None,
+            drain_us: None,
+        };
+        let fd = FdStatus {
+            name: "http".to_owned().try_into().unwrap(),
+            kind: fd_handoff::Kind::TcpListener,
+            addr: Some("127.0.0.1:80".to_owned()),
+        };
+        let status = Status {
+            generation: 2,
+            phase: Phase::Initialising,
+            fds: vec![fd],
+            fd_count: 3,
+            history: vec![completed, failed],
+            successor: Some(SuccessorStatus {
+                pid: 43,
+                version: "0.2.0".to_owned(),
+                progress: Some("warming up".to_owned()),
+            }),
+            predecessor: Some(PredecessorStatus { pid: 40, connections: Some(1) }),
+            ..quiet()
+        };
+        let wanted = "\
+http 0.1.0
+  generation   2
+  process      41
+  up           3 min 12 s
+  phase        it serves, while the new process, which has everything, initialises
+  successor    process 43, version 0.2.0: warming up
+  predecessor  process 40 drains: 1 connection is left
+
+NAME  KIND          ADDRESS
+http  TCP listener  127.0.0.1:80
+and 2 more
+
+HANDOFF  TO PROCESS  OUTCOME    WHEN         TOTAL  TRANSFER  INITIALISE  RELEASE  PAUSE   DRAIN  REASON
+1 → 2    41          completed  2 min ago   153 ms    900 µs      150 ms  1.02 ms  80 µs  2.50 s
+2        42          failed     10 s ago   7.00 ms         -           -        -      -       -  the successor died";
+        assert_eq!(shown(&status), wanted);
+    }
+
+    #[test]
+    fn what_a_service_calls_itself_does_nothing_to_the_terminal() {
+        let status = Status { name: "http\x1b]0;title\x07".to_owned(), ..quiet() };
+        assert_eq!(title(&status), "http ]0;title  0.1.0");
+        assert!(
+            headline(&status).starts_with("http ]0;title  0.1.0, generation 1, process 41, up 3 min 12 s: it serves")
+        );
+    }
+}

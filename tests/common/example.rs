@@ -1,0 +1,59 @@
+//! The example services as processes.
+
+#![allow(dead_code, reason = "each test file uses what it needs")]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// One process of an example. Killed, if a test fails before it has ended.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    ready: String,
+}
+
+impl Process {
+    /// Starts one, and returns once it serves.
+    pub(crate) fn start(example: &str, args: &[&str]) -> Process {
+        let mut child = Command::new(program(example)).args(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        assert!(ready.starts_with("ready generation="), "{ready:?}");
+        Process { child, ready }
+    }
+
+    pub(crate) fn word(&self, key: &str) -> &str {
+        self.ready.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap()
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.word("listen=")).unwrap()
+    }
+
+    pub(crate) fn ends_well(&mut self) {
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Cargo builds the examples beside the tests.
+pub(crate) fn program(example: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.parent().and_then(Path::parent).unwrap().join("examples").join(example);
+    assert!(program.exists(), "{} is not built: run cargo test, or cargo build --examples", program.display());
+    program
+}
+
+/// A directory for the control socket, and its path.
+pub(crate) fn place() -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock").to_str().unwrap().to_owned();
+    (directory, path)
+}
