@@ -11,6 +11,7 @@
 //!     match step? {
 //!         Step::Event(event) => println!("{}", event.message),
 //!         Step::Outcome(attempt) => println!("{:?} after {} microseconds", attempt.outcome, attempt.total_us),
+//!         _ => {}
 //!     }
 //! }
 //! # Ok(())

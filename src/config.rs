@@ -36,7 +36,9 @@ pub struct Timeouts {
     pub offer: Duration,
     /// Either side, for the next step of the transfer. 10 s.
     pub transfer: Duration,
-    /// The predecessor, for `ready`; each `progress` begins it anew. 60 s.
+    /// The predecessor, for `ready`; each `progress` begins it anew. 60 s. An upgrade that was asked for (by a signal,
+    /// at the control socket, with [`Handle::upgrade`](crate::Handle::upgrade)) has this long in all, whatever progress
+    /// it makes, unless whoever asked has named a time.
     pub ready: Duration,
     /// The successor, for `release` after its `ready`. 30 s.
     pub release: Duration,

@@ -125,7 +125,8 @@ impl Place {
     pub(crate) fn remove(&self, ours: FileId) {
         if matches!(self.look(), Ok(Some(found)) if found == ours) {
             if let Err(error) = file::unlink_at(self.directory.as_fd(), &self.name) {
-                tracing::warn!(path = %self.path.display(), %error, "cannot remove the control socket");
+                let path = self.path.display();
+                tracing::warn!(event = "remove_failed", %path, %error, "cannot remove the control socket");
             }
         }
     }

@@ -316,6 +316,10 @@ impl Generation {
 
     /// There is a new request.
     pub(crate) fn asked(&self, news: News, message: &str) {
+        match news {
+            News::Stop => tracing::info!(event = "stop", generation = self.number, "the service is to stop"),
+            _ => tracing::info!(event = "upgrade", generation = self.number, "a new process is to take over"),
+        }
         self.requests.raise();
         self.tell(news, None, None, message.to_owned());
     }
@@ -335,6 +339,8 @@ impl Generation {
 
     /// A successor was turned away. Where it is the one of an upgrade and could not be spoken with, that was all.
     pub(crate) fn refused(&self, pid: u32, failure: &Failure) {
+        let (generation, reason) = (self.number, failure.message.as_str());
+        tracing::info!(event = "refused", generation, successor = pid, reason, "turned a successor away");
         self.tell(News::Refused, Some(pid), None, failure.message.clone());
         let ends_upgrade = failure.code != ErrorCode::Busy && self.board().desk().upgrading;
         if ends_upgrade {

@@ -128,7 +128,9 @@ impl Giving {
         // The background has heard it, before there was a link.
         link.reach(Instant::now(), Point::AfterReceive, "receive");
         let (successor, version) = (receive.pid, receive.version.as_str());
-        tracing::info!(successor, version, "a successor asks for the service");
+        let (number, predecessor) = (generation.number, std::process::id());
+        link.span = tracing::error_span!("handoff", role = "predecessor", generation = number, predecessor, successor);
+        link.span.in_scope(|| tracing::info!(event = "receive", version, "a successor asks for the service"));
         let message = format!("process {successor}, version {version}, asks for the service");
         generation.tell(News::Receive, Some(successor), Some(began), message);
         Ok(Giving {
@@ -188,6 +190,8 @@ impl Giving {
         // What is in flight counts against the sender's limit as well (ETOOMANYREFS).
         make_room(count.min(IN_FLIGHT))?;
 
+        let state_bytes = snapshot.as_ref().map(|packet| packet.info.length);
+        self.link.span.in_scope(|| tracing::debug!(event = "offer", descriptors = count, state_bytes, "offering"));
         let facts = describe(control).map_err(Error::io("examine the control socket"))?;
         descriptors.push_front((entry(Name::control(), 0, facts), Attachment::Lent(fds.len())));
         fds.push(control);
@@ -228,6 +232,8 @@ impl Giving {
         }
         self.generation.wake.raise();
         self.laps.released = Some(Instant::now());
+        let release_us = self.laps.release_us();
+        self.link.span.in_scope(|| tracing::info!(event = "release", release_us, "this process has stopped accepting"));
         self.tell(News::Release, "this process has stopped accepting");
         let monotonic_us = process::monotonic().as_micros() as u64;
         let state = state.map(attach);
@@ -242,9 +248,8 @@ impl Giving {
     /// Says farewell: with the predecessor's own last states that nobody here has read, then with ours.
     pub(crate) fn farewell(&mut self, state: Option<Packet<OwnedFd>>) {
         let unread: Vec<_> = self.generation.board().farewells.drain(..).collect();
-        if !unread.is_empty() {
-            tracing::info!(count = unread.len(), "passing on farewells that this generation has not read");
-        }
+        let (drain_us, passed_on) = (self.laps.active.map(|active| micros(active.elapsed())), unread.len());
+        self.link.span.in_scope(|| tracing::info!(event = "farewell", drain_us, passed_on, "this process has drained"));
         self.tell_of_drain(News::Farewell, None, "this process has drained".to_owned());
         let states = unread.into_iter().chain(state).map(attach);
         self.link.command(Command::Farewell(states.collect()));
@@ -281,6 +286,8 @@ impl Giving {
         if let Some(held) = self.held.take() {
             return Some(held);
         }
+        let span = self.link.span.clone();
+        let _entered = span.enter();
         if self.limit.is_some_and(|limit| limit <= Instant::now()) {
             self.limit = None;
             let reason = "the upgrade's time is over, and the new process is not ready".to_owned();
@@ -298,13 +305,14 @@ impl Giving {
         match event {
             Event::Transferred => {
                 self.laps.transferred = Some(Instant::now());
-                tracing::info!("the successor has everything, and initialises");
+                let transfer_us = self.laps.transfer_us();
+                tracing::info!(event = "transferred", transfer_us, "the successor has everything, and initialises");
                 self.tell(News::Transferred, "the successor has everything, and initialises");
                 self.generation.board().phase = Phase::Initialising;
                 None
             }
             Event::Progress(message) => {
-                tracing::info!(%message, "the successor initialises");
+                tracing::info!(event = "progress", progress = message, "the successor initialises");
                 self.tell(News::Progress, &message);
                 if let Some(successor) = &mut self.generation.board().successor {
                     successor.progress = Some(message);
@@ -314,13 +322,15 @@ impl Giving {
             Event::Ready => {
                 self.limit = None;
                 self.laps.ready = Some(Instant::now());
+                tracing::info!(event = "ready", initialise_us = self.laps.initialise_us(), "the successor can serve");
                 self.tell(News::Ready, "the successor can serve");
                 Some(Milestone::Ready)
             }
             Event::Active => {
                 self.laps.active = Some(Instant::now());
                 let attempt = self.attempt(Outcome::Completed);
-                tracing::info!(pause_us = attempt.pause_us, "the successor serves");
+                let (pause_us, total_us) = (attempt.pause_us, attempt.total_us);
+                tracing::info!(event = "active", pause_us, total_us, "the successor serves");
                 self.tell(News::Active, "the successor serves");
                 self.generation.record(attempt, |board| board.phase = Phase::Draining);
                 Some(Milestone::Active)
@@ -328,14 +338,14 @@ impl Giving {
             Event::Stranded => {
                 const STRANDED: &str = "released to a successor that is silent and cannot be ended from here: it may \
                      be serving, so this process must not; end that process by hand, and this one takes the service back";
-                tracing::error!(successor = self.successor.pid, "{STRANDED}");
+                tracing::error!(event = "stranded", "{STRANDED}");
                 self.tell(News::Stranded, STRANDED);
                 self.generation.board().phase = Phase::Stranded;
                 None
             }
             Event::Settled => {
                 const SETTLED: &str = "the successor stops in good order, or hands over itself";
-                tracing::info!("{SETTLED}");
+                tracing::info!(event = "settled", "{SETTLED}");
                 self.tell(News::Settled, SETTLED);
                 None
             }
@@ -355,16 +365,25 @@ impl Giving {
         let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
         self.tell(news, &reason);
         let attempt = wire::Attempt { reason: Some(reason), ..self.attempt(outcome) };
+        let (total_us, phase) = (attempt.total_us, self.generation.board().phase);
         if owner == Owner::Unknown {
             self.generation.record(attempt, |_| {});
         } else {
             self.resume(attempt);
         }
+        let reason = &cause;
         match owner {
-            Owner::StillUs => tracing::warn!(%cause, "the handoff failed; this process went on serving"),
-            Owner::UsAgain => tracing::warn!(%cause, "the handoff failed; this process takes the service back"),
+            Owner::StillUs => {
+                const TEXT: &str = "the handoff failed; this process went on serving";
+                tracing::warn!(event = "failed", %reason, %phase, total_us, "{TEXT}");
+            }
+            Owner::UsAgain => {
+                const TEXT: &str = "the handoff failed; this process takes the service back";
+                tracing::warn!(event = "taken_back", %reason, %phase, total_us, "{TEXT}");
+            }
             Owner::Unknown | Owner::Successor => {
-                tracing::error!(%cause, "the handoff failed, and nobody knows who serves");
+                const TEXT: &str = "the handoff failed, and nobody knows who serves";
+                tracing::error!(event = "owner_unknown", %reason, %phase, total_us, "{TEXT}");
             }
         }
         if owner != Owner::Unknown {

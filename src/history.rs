@@ -31,12 +31,28 @@ impl Laps {
             reason: None,
             began_unix_ms: began.as_millis() as u64,
             total_us: micros(total),
-            transfer_us: lap(Some(self.began), self.transferred),
-            initialise_us: lap(self.transferred, self.ready),
-            release_us: lap(self.ready, self.released),
-            pause_us: lap(self.released, self.active),
+            transfer_us: self.transfer_us(),
+            initialise_us: self.initialise_us(),
+            release_us: self.release_us(),
+            pause_us: self.pause_us(),
             drain_us: None,
         }
+    }
+
+    pub(crate) fn transfer_us(&self) -> Option<u64> {
+        lap(Some(self.began), self.transferred)
+    }
+
+    pub(crate) fn initialise_us(&self) -> Option<u64> {
+        lap(self.transferred, self.ready)
+    }
+
+    pub(crate) fn release_us(&self) -> Option<u64> {
+        lap(self.ready, self.released)
+    }
+
+    pub(crate) fn pause_us(&self) -> Option<u64> {
+        lap(self.released, self.active)
     }
 }
 

@@ -1,15 +1,101 @@
 //! Replace a running network service by a new process without refusing a connection, dropping a request or
 //! losing an update of in-memory state.
 //!
-//! The running process, the *predecessor*, listens on a control socket. The new one, the *successor*, connects,
-//! receives copies of the listening sockets and the state, initialises while the predecessor goes on serving, and
-//! says ready. That tells the predecessor to stop accepting, give up the last of its state, drain and exit.
+//! # The problem
+//!
+//! A service that is stopped and started refuses connections in between, and resets those that waited in the kernel's
+//! queue. Two that listen side by side with SO_REUSEPORT still lose the queue of the one that closes. A child that
+//! inherits sockets through `exec` has to be a child, and its parent cannot know whether it is going to work.
+//!
+//! Here the running process, the *predecessor*, listens on a control socket: a Unix socket at a path. The new one, the
+//! *successor*, connects, receives copies of the listening sockets and the state, initialises while the predecessor goes
+//! on serving, and says *ready*. The predecessor stops accepting and says *release*, with the last of its state; the
+//! successor says *active*, and the predecessor drains and exits. Exactly one process accepts at every moment. What comes
+//! in between waits in the kernel's queue.
+//!
+//! # A service
+//!
+//! [`tokio::Handoff`] is a whole service in a few lines, and [`Handoff`] is the same for threads:
+//!
+#![cfg_attr(feature = "tokio", doc = "```no_run")]
+#![cfg_attr(not(feature = "tokio"), doc = "```ignore")]
+//! use fd_handoff::{Finish, SignalKind, tokio::Handoff};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut starting = Handoff::builder("/run/app/handoff.sock")?
+//!         .upgrade_on(SignalKind::hangup())
+//!         .stop_on(SignalKind::terminate())
+//!         .start()                                                        // takes over, or starts cold
+//!         .await?;
+//!     let listener = starting.tcp_listener("echo", "0.0.0.0:7777".parse()?)?; // inherited by name, or bound
+//!     // ... slow initialisation; the predecessor is serving ...
+//!     let mut handoff = starting.ready().await?;                          // returns once the service is ours
+//!     loop {
+//!         let superseded = handoff.superseded();
+//!         while let Some((mut stream, _)) = listener.accept().await? {    // `None` when superseded
+//!             tokio::spawn(async move {
+//!                 let (mut read, mut write) = stream.split();
+//!                 tokio::io::copy(&mut read, &mut write).await
+//!             });
+//!         }
+//!         superseded.await;
+//!         if handoff.finish(handoff.handle().drained()).await? == Finish::Exit {
+//!             return Ok(());                                              // replaced, or told to stop, and drained
+//!         }                                                               // else: the successor was lost; accept again
+//!     }
+//! }
+//! ```
+//!
+//! Start it. Put a new binary in its place, and send it SIGHUP, or just start it again: the new process takes over. What
+//! it takes to be safe:
+//!
+//! - **The name finds the socket**, not the address. A new address needs a new name.
+//! - **Accept with the [`Acceptor`]** that `tcp_listener` gives. It stops by itself, and counts connections, so the drain
+//!   knows when the last one has ended. Whatever else takes in work is to end on [`Handle::is_superseded`].
+//! - **Connections that are kept** belong to the process that accepted them. Tell the client that this is the last
+//!   answer once `is_superseded`, with `Connection: close` in HTTP/1.1: otherwise they are cut at the drain deadline,
+//!   and a request that is just on its way is lost.
+//! - **What has one owner**, such as a lock on a file, is taken after `ready` has returned and given up before `finish`.
+//! - **An error of `accept`** mostly concerns one connection, or passes (too many open files): a service that has to
+//!   stay up waits a little and goes on, in the place of the `?`.
+//! - **Install a `tracing` subscriber**, or a handoff that fails does so in silence: see [below](#observing-it).
+//!
+//! ## axum
+//!
+//! With the feature `axum`, the acceptor goes into `axum::serve`. [`tokio::Handoff::serve`] runs a server, and again
+//! where the successor was lost:
+//!
+#![cfg_attr(feature = "axum", doc = "```no_run")]
+#![cfg_attr(not(feature = "axum"), doc = "```ignore")]
+//! use axum::extract::State;
+//! use axum::http::{HeaderValue, header::CONNECTION};
+//! use axum::{middleware::map_response_with_state, response::Response};
+//! use fd_handoff::tokio::{Acceptor, Handle, Handoff};
+//!
+//! # async fn serve(mut handoff: Handoff, listener: Acceptor<tokio::net::TcpListener>, app: axum::Router)
+//! # -> Result<(), fd_handoff::Failure> {
+//! handoff.serve(|handle| {
+//!     let app = app.clone().layer(map_response_with_state(handle.clone(), last_answer));
+//!     axum::serve(listener.clone(), app).with_graceful_shutdown(handle.drained())
+//! }).await?;
+//! # Ok(())
+//! # }
+//!
+//! async fn last_answer(State(handle): State<Handle>, mut response: Response) -> Response {
+//!     if handle.is_superseded() {
+//!         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+//!     }
+//!     response
+//! }
+//! ```
 //!
 //! # The two calls
 //!
+//! The service above is made of two calls, which are there for programs with a life cycle of their own.
 //! [`handoff_receive`] takes over from whoever runs at the control socket, or begins a cold start;
 //! [`handoff_listen`] is for a program that never inherits. Both take a path or a [`Config`]. The same calls for
-//! tokio are in [`mod@tokio`].
+//! tokio are in [`mod@tokio`]. They hear no signals and start no process.
 //!
 //! ```no_run
 //! use fd_handoff::{Acceptor, Offer, handoff_receive};
@@ -49,23 +135,70 @@
 //! | the predecessor dies while it drains | the successor is unaffected |
 //! | another successor connects | it is told `busy` |
 //!
-//! "Dead" is what the kernel says through a pidfd, not a guess from a closed connection.
+//! "Dead" is what the kernel says through a pidfd, not a guess from a closed connection. [`Handoff`] acts on all of it:
+//! what is left to the application is [`Finish::Resume`]. The deadlines are in [`Timeouts`].
 //!
 //! # State
 //!
-//! A [`State`] can go with the offer (the snapshot, taken while serving), with the release (what changed since), and
-//! with the farewell (what the last connections changed). It travels in a sealed memfd, and is mapped where it
-//! arrives as [`Received`].
+//! A [`State`] has three chances. Ignore those that you do not need; with all three a counter is exact.
+//!
+//! | | given by | taken by |
+//! | --- | --- | --- |
+//! | the **snapshot**, while serving: make it large | [`Starting::on_offer`] | [`Starting::state`] |
+//! | the **final state**, when nothing is accepted any more: what changed since | [`Starting::on_release`] | [`Handoff::final_state`] |
+//! | the **farewell**, when the last connections have ended: what they changed | [`Starting::on_farewell`] | [`Handoff::absorb_farewells`] |
+//!
+//! It travels in a sealed memfd, and is mapped where it arrives as [`Received`]: it costs no second copy. Give it a
+//! [schema](State::schema) when its type changes, and name those that this program reads with [`Config::schemas`]: one
+//! that it does not read fails the handoff before anything is given up.
+//!
+//! # Operating it
+//!
+//! Any of these asks a running service for an upgrade, and is told how it ends:
+//!
+//! - a signal, if [`HandoffBuilder::upgrade_on`] names it (and the log tells);
+//! - `handoff upgrade /run/app/handoff.sock`, the command that comes with the feature `cli`: also `status`, `watch`,
+//!   `stop` and `check`;
+//! - `socat - UNIX-CONNECT:/run/app/handoff.sock`, and the word `upgrade`: one may type `help`, `status`, `watch`, `stop`;
+//! - the [`client`] module, for deployment tools, and [`Handle::upgrade`] in the service itself.
+//!
+//! The service then starts [its own program](HandoffBuilder::successor) anew. Or start the new process yourself, in
+//! whatever way: it finds the service by the path. Under systemd and in containers this is all there is to do:
+//!
+//! - **systemd**: the feature `systemd`, and `Type=notify`, `NotifyAccess=all`, `ExecReload=/bin/kill -HUP $MAINPID`,
+//!   `RuntimeDirectory=app` in the unit. `systemctl reload` is an upgrade; the main process changes with it.
+//! - **containers**: share one network namespace and mount the control socket's *directory* into both; start the new
+//!   container, and the old one's process ends with 0 when it has drained. A process 1 starts no successor, since the
+//!   kernel ends it with its parent: an upgrade that is asked for waits for the new container.
+//!
+//! The path and a lock file beside it are made by the service, in a directory that has to exist. The path goes when the
+//! service stops; the lock file stays, and means nothing.
+//!
+//! # Observing it
+//!
+//! Events go to [`tracing`](https://docs.rs/tracing), each with a stable name in the field `event`, in one span for each
+//! handoff. `tracing_subscriber::fmt::init()` at the top of `main` shows them. `status` at the control socket has the
+//! last attempts, with how long each step took: `pause_us` is the time in which nobody accepted. `docs/observability.md`
+//! lists all of it.
 //!
 //! # Features
 //!
 //! - `tokio` (default): [`mod@tokio`]. Without it nothing links tokio.
 //! - `bincode` (default): `State::serde`, `State::bincode` and their counterparts. Any other codec hands over bytes.
+//! - `axum`: [`tokio::Acceptor`] can be given to `axum::serve`.
+//! - `systemd`: the service manager is told which process serves (`READY=1`, `MAINPID`, `STOPPING=1`). Without
+//!   `NOTIFY_SOCKET` in the environment it does nothing.
 //! - `cli`: the command `handoff`, made of [`client`]. It adds nothing to the library.
 //!
 //! # SIGPIPE
 //!
 //! Nothing here raises it, even in a program that has set it back to its default action.
+//!
+//! # Platform
+//!
+//! Linux, 5.3 or later, where a process's death is seen through a pidfd. From 6.5 on that is certain in any pid namespace
+//! (`SO_PEERPIDFD`); before, a successor in another one cannot be ended from outside if it falls silent after *release*.
+//! Rust 1.85 or later.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("fd-handoff needs Linux: it rests on SCM_RIGHTS, memfd, pidfd and SO_PEERCRED as Linux has them");
@@ -113,3 +246,13 @@ pub use wire::{ErrorCode, Kind, Name, NameError};
 #[cfg(all(doctest, feature = "tokio", feature = "bincode"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The programs of those who come from ecdysis, compiled.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../docs/coming-from-ecdysis.md")]
+struct ComingFromEcdysis;
+
+/// The programs of those who come from shellflip, compiled.
+#[cfg(all(doctest, feature = "tokio", feature = "bincode"))]
+#[doc = include_str!("../docs/coming-from-shellflip.md")]
+struct ComingFromShellflip;

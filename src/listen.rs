@@ -313,7 +313,7 @@ fn run(mut reception: Reception) {
 /// poll(2) on descriptors that are open fails only where the kernel is out of memory: try again a little later.
 pub(crate) fn pause(waited: std::io::Result<()>) {
     if let Err(error) = waited {
-        tracing::error!(%error, "cannot wait");
+        tracing::error!(event = "wait_failed", %error, "cannot wait");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }

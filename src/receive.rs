@@ -30,7 +30,7 @@ pub fn handoff_receive(config: impl Into<Config>) -> Result<Inheritance> {
             Found::Starting(again) => wait_until(again),
             Found::Service(transfer) => match receive(*transfer) {
                 Err(error) if search.may_look_again(&error) => {
-                    tracing::warn!(%error, "looking for the service again");
+                    tracing::warn!(event = "looking_again", %error, "looking for the service again");
                 }
                 done => return Ok(Inheritance::from(done?)),
             },

@@ -15,6 +15,7 @@ use crate::descriptor::Attachment;
 use crate::error::Error;
 use crate::generation::{Arrival, Asker, Generation, Notice, Watch};
 use crate::giving;
+use crate::history::micros;
 use crate::protocol::{Answer, Inspector, MAX_INSPECTORS, Successor, SuccessorCommand, SuccessorEvent};
 use crate::sys::event::{Interest, Poller, is_hung_up};
 use crate::sys::{process, socket};
@@ -97,7 +98,7 @@ impl Reception {
         let Some(predecessor) = self.generation.board().link.take() else { return };
         if let Err(error) = self.poller.add(predecessor.poller().as_fd(), PREDECESSOR, Interest::Read) {
             // It is still heard whenever something else wakes us, and at its drain deadline.
-            tracing::error!(%error, "cannot watch the predecessor");
+            tracing::error!(event = "watch_failed", %error, "cannot watch the predecessor");
         }
         self.predecessor = Some(predecessor);
         self.followed_since = Some(Instant::now());
@@ -171,7 +172,7 @@ impl Reception {
         let listener = self.generation.listener.as_fd();
         if wanted {
             if let Err(error) = self.poller.add(listener, LISTENER, Interest::Read) {
-                tracing::error!(%error, "cannot watch the control socket; trying again");
+                tracing::error!(event = "watch_failed", %error, "cannot watch the control socket; trying again");
                 self.paused_until = Some(now + OUT_OF_FILES_PAUSE);
                 return;
             }
@@ -194,18 +195,18 @@ impl Reception {
             match accepted {
                 Ok((stream, _)) => {
                     if let Err(error) = self.greet(stream, now) {
-                        tracing::debug!(%error, "a control connection went away at once");
+                        tracing::debug!(event = "connection_lost", %error, "a control connection went away at once");
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_out_of_files(&error) && self.dismiss_quietest(Inspector::out_of_files()) => {}
                 Err(error) if is_out_of_files(&error) => {
-                    tracing::warn!(%error, "cannot accept on the control socket; trying again");
+                    tracing::warn!(event = "accept_failed", %error, "cannot accept on the control socket");
                     self.paused_until = Some(now + OUT_OF_FILES_PAUSE);
                     return;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a control connection failed");
+                    tracing::debug!(event = "connection_lost", %error, "a control connection failed");
                     return;
                 }
             }
@@ -224,7 +225,14 @@ impl Reception {
         let mut session =
             Session { channel, inspector, token, pidfd, interest: Interest::Read, only_listens: false, closing: false };
         if let Err(denied) = self.generation.config.peers.check(&peer) {
-            tracing::warn!(uid = peer.uid(), gid = peer.gid(), "denied a control connection");
+            let generation = self.generation.number;
+            tracing::warn!(
+                event = "denied",
+                generation,
+                uid = peer.uid(),
+                gid = peer.gid(),
+                "denied a control connection"
+            );
             session.last_word(Failure { code: ErrorCode::Denied, message: denied.to_string() }.into());
             return Ok(());
         }
@@ -317,7 +325,8 @@ impl Reception {
         let Some(mut session) = self.sessions.remove(&token) else {
             // It waits for the application, and the only thing that is listened for is its end.
             if self.generation.withdraw(token) {
-                tracing::warn!("a successor hung up before the application accepted it");
+                let generation = self.generation.number;
+                tracing::warn!(event = "hung_up", generation, "a successor hung up before the application accepted it");
             }
             return;
         };
@@ -346,6 +355,8 @@ impl Reception {
 
     fn hear_predecessor(&mut self, now: Instant) {
         let Some(link) = &mut self.predecessor else { return };
+        let span = link.span.clone();
+        let _entered = span.enter();
         let generation = &self.generation;
         let news = |event, connections, message: String| {
             let pid = generation.board().predecessor.as_ref().map(|predecessor| predecessor.pid);
@@ -371,9 +382,11 @@ impl Reception {
                     generation.farewells.raise();
                 }
                 SuccessorEvent::Departed(how) => {
-                    tracing::info!(?how, "the predecessor is gone");
+                    let drained = self.followed_since.map(|since| now - since);
+                    let drain_us = drained.map(micros);
+                    tracing::info!(event = "departed", ?how, drain_us, "the predecessor is gone");
                     news(News::Farewell, None, "the predecessor is gone".to_owned());
-                    generation.predecessor_departed(self.followed_since.map(|since| now - since));
+                    generation.predecessor_departed(drained);
                 }
                 // The transfer is behind us.
                 _ => {}

@@ -45,7 +45,11 @@ impl Spawned {
     pub fn end(mut self, grace: Duration) -> Result<ExitStatus> {
         let ended = self.terminate(grace);
         if !ended {
-            tracing::warn!(pid = self.pid(), "the successor does not end when asked to; killing it");
+            tracing::warn!(
+                event = "killed",
+                successor = self.pid(),
+                "the successor does not end when asked to; killing it"
+            );
             // It fails only for a process that is dead.
             let _ = self.0.kill();
         }
@@ -83,11 +87,13 @@ impl Spawned {
     pub(crate) fn end_in_background(self, grace: Duration) {
         let pid = self.pid();
         let end = move || match self.end(grace) {
-            Ok(status) => tracing::info!(pid, %status, "ended the successor that did not take the service"),
-            Err(error) => tracing::error!(pid, %error, "cannot reap the successor"),
+            Ok(status) => {
+                tracing::info!(event = "ended", successor = pid, %status, "ended what did not take the service")
+            }
+            Err(error) => tracing::error!(event = "end_failed", successor = pid, %error, "cannot reap the successor"),
         };
         if let Err(error) = std::thread::Builder::new().name("fd-handoff-end".to_owned()).spawn(end) {
-            tracing::error!(pid, %error, "cannot end the successor");
+            tracing::error!(event = "end_failed", successor = pid, %error, "cannot end the successor");
         }
     }
 }

@@ -7,6 +7,9 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::Span;
+use tracing::field::Empty;
+
 use crate::channel::{Channel, Link};
 use crate::config::Config;
 use crate::control_socket::{self, Lock, Place};
@@ -113,7 +116,14 @@ impl Transfer {
         };
         let began = Instant::now();
         let role = Successor::new(receive, config.timeouts.waits(), began);
-        let link = Link::new(role, channel, None).map_err(Error::io("watch the control connection"))?;
+        let mut link = Link::new(role, channel, None).map_err(Error::io("watch the control connection"))?;
+        link.span = tracing::error_span!(
+            "handoff",
+            role = "successor",
+            generation = Empty,
+            predecessor = Empty,
+            successor = std::process::id()
+        );
         let parts = Parts {
             config,
             place,
@@ -137,6 +147,8 @@ impl Transfer {
 
     /// Does all that can be done now. `Some`: the transfer is over, one way or the other.
     pub(crate) fn poll(&mut self) -> Option<Result<Arrived>> {
+        let span = self.link.span.clone();
+        let _entered = span.enter();
         while let Some(event) = self.link.step(Instant::now(), &[]) {
             // What was on its way here before we gave up, a complete transfer above all, counts no more.
             if self.error.is_some() && !matches!(event, Event::Failed(_)) {
@@ -160,7 +172,9 @@ impl Transfer {
         let Some(parts) = &mut self.parts else { return Ok(None) };
         match event {
             Event::Hello(hello) => {
-                tracing::info!(pid = hello.pid, generation = hello.generation, version = %hello.version, "found the running service");
+                let span = &self.link.span;
+                span.record("predecessor", hello.pid).record("generation", hello.generation.saturating_add(1));
+                tracing::info!(event = "found", version = %hello.version, "found the running service");
             }
             Event::Offered(offer, pidfd) => {
                 make_room(offer.descriptors as usize)?;
@@ -200,6 +214,10 @@ impl Transfer {
     pub(crate) fn finish(self, arrived: Arrived) -> Inherited {
         let Arrived { config, place, began, timens, offer, unclaimed, control, state } = arrived;
         let laps = Laps { transferred: Some(Instant::now()), ..Laps::new(began) };
+        let (transfer_us, descriptors) = (laps.transfer_us(), offer.descriptors);
+        self.link
+            .span
+            .in_scope(|| tracing::info!(event = "arrived", transfer_us, descriptors, "everything has arrived"));
         Inherited {
             config,
             place,
@@ -378,7 +396,7 @@ impl Inherited {
             if self.config.strict {
                 return Err(Error::Unclaimed(unclaimed));
             }
-            tracing::warn!(names = ?unclaimed, "closing inherited descriptors that nobody took");
+            tracing::warn!(event = "unclaimed", names = ?unclaimed, "closing inherited descriptors that nobody took");
         }
         drop(self.unclaimed);
         let origin = Origin { number: self.source.generation(), path: self.source.path(), named: self.named };
@@ -395,6 +413,9 @@ impl Inherited {
             Source::Predecessor(claim) => {
                 claim.laps.ready = Some(Instant::now());
                 if let Some(link) = &mut claim.link {
+                    let initialise_us = claim.laps.initialise_us();
+                    link.span
+                        .in_scope(|| tracing::info!(event = "initialised", initialise_us, "this process can serve"));
                     link.command(Command::Ready);
                 }
             }
@@ -476,6 +497,12 @@ impl Readied {
     /// Begins the new generation.
     pub(crate) fn own(self, takeover: Takeover) {
         let Readied { generation, source, .. } = self;
+        let span = match &source {
+            Source::Predecessor(claim) => claim.link.as_ref().map_or_else(Span::none, |link| link.span.clone()),
+            Source::Cold(_) => Span::none(),
+        };
+        let _entered = span.enter();
+        let mut pause_us = None;
         if let Source::Predecessor(mut claim) = source {
             let orphaned = takeover.release.is_none();
             let mut history: VecDeque<Attempt> = claim.offer.history.drain(..).collect();
@@ -484,11 +511,12 @@ impl Readied {
             let pause = takeover.release.as_ref().and_then(|release| pause_since(release, claim.timens));
             claim.laps.released = pause.zip(claim.laps.active).and_then(|(pause, active)| active.checked_sub(pause));
             let attempt = claim.laps.attempt(claim.offer.generation, std::process::id(), outcome);
+            pause_us = attempt.pause_us;
             remember(&mut history, attempt);
 
             // The flag is its predecessor's choice until here, and the background never waits in accept.
             if let Err(error) = generation.listener.set_nonblocking(true) {
-                tracing::error!(%error, "cannot make the control socket non-blocking");
+                tracing::error!(event = "control_socket_blocks", %error, "cannot make the control socket non-blocking");
             }
             // Names this process as the one that serves; the socket works without.
             let _ = control_socket::listen(generation.listener.as_fd());
@@ -498,7 +526,7 @@ impl Readied {
             let link = claim.link.take();
             if orphaned {
                 tracing::warn!(
-                    pid = claim.offer.pid,
+                    event = "orphaned",
                     "the predecessor died; this process took over without its final state"
                 );
             } else {
@@ -506,6 +534,7 @@ impl Readied {
                 board.link = link;
             }
         }
+        tracing::info!(event = "serving", generation = generation.number, pause_us, "this process serves");
         generation.open();
     }
 }

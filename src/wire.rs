@@ -391,6 +391,14 @@ pub enum News {
     Unknown,
 }
 
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As with the error codes.
+        let text = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+        f.write_str(text.trim_matches('"'))
+    }
+}
+
 impl fmt::Display for News {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // As with the error codes.

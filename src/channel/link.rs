@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use tracing::Span;
+
 use super::{Carried, Channel, Fill, Point};
 use crate::protocol::{Input, Output, Role};
 use crate::sys::event::{Interest, Poller};
@@ -30,6 +32,8 @@ pub(crate) struct Link<R: Role> {
     garbled: bool,
     /// Whether the poller also waits for room to send.
     waits_to_send: bool,
+    /// The handoff that this connection is for. Entered in steps, which do not wait, and held by whoever logs about it.
+    pub(crate) span: Span,
 }
 
 impl<R: Role> Link<R>
@@ -48,6 +52,7 @@ where
             said_dead: false,
             garbled: false,
             waits_to_send: false,
+            span: Span::none(),
         };
         if let Some(pidfd) = peer {
             link.watch(pidfd)?;
@@ -83,6 +88,8 @@ where
 
     /// Does all that can be done now. Returns the first event; `None`: wait, then step again.
     pub(crate) fn step(&mut self, now: Instant, table: &[BorrowedFd<'_>]) -> Option<R::Event> {
+        let span = self.span.clone();
+        let _entered = span.enter();
         let mut inputs = 0;
         loop {
             if let Some(event) = self.carry_out(now, table) {
@@ -218,7 +225,7 @@ where
         match killed {
             // Dead already (ESRCH) is as good: its pidfd will say so.
             Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
-                tracing::error!(%error, "the successor is silent and cannot be ended from here");
+                tracing::error!(event = "not_fenced", %error, "the successor is silent and cannot be ended from here");
                 self.role.handle(now, Input::Fenced(false));
             }
             _ => self.role.handle(now, Input::Fenced(true)),

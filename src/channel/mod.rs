@@ -68,7 +68,7 @@ impl<F: Carried> Channel<F> {
     /// Puts a frame in the queue.
     pub(crate) fn queue(&mut self, frame: &impl Frame, descriptors: Vec<F>) {
         let bytes = frame.to_line();
-        tracing::trace!(descriptors = descriptors.len(), frame = %shown(&bytes), "sent");
+        tracing::trace!(event = "sent", descriptors = descriptors.len(), frame = %shown(&bytes), "sent");
         self.outbox.push_back(Message { bytes, sent: 0, descriptors });
     }
 
@@ -144,7 +144,7 @@ impl<F: Carried> Channel<F> {
             Ok(line) => line,
             Err(error) => return Some(Err(error)),
         };
-        tracing::trace!(descriptors = descriptors.len(), frame = %shown(line), "received");
+        tracing::trace!(event = "received", descriptors = descriptors.len(), frame = %shown(line), "received");
         Some(parse(line).map(|frame| (frame, descriptors)))
     }
 

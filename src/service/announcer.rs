@@ -16,7 +16,7 @@ impl Announcer {
     pub(crate) fn serving(&self) {
         if let Some(path) = &self.pidfile {
             if let Err(error) = write(path) {
-                tracing::error!(path = %path.display(), %error, "cannot write the pidfile");
+                tracing::error!(event = "pidfile_failed", path = %path.display(), %error, "cannot write the pidfile");
             }
         }
         #[cfg(feature = "systemd")]
@@ -55,6 +55,6 @@ fn names_us(path: &Path) -> bool {
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     // Where no service manager waits to be told, this does nothing.
     if let Err(error) = sd_notify::notify(states) {
-        tracing::error!(%error, "cannot notify the service manager");
+        tracing::error!(event = "notify_failed", %error, "cannot notify the service manager");
     }
 }

@@ -325,14 +325,15 @@ impl Handoff {
                 Some(Duty::Stop) => Some(Turn::Stop),
             };
         }
-        self.handle.superseded.store(true, Ordering::SeqCst);
-        self.handle.registry.shut();
+        self.handle.supersede();
     }
 
     /// Gives the service up, waits until the accepted connections have ended or the drain deadline has passed, and says
     /// farewell; or just drains, where the service was told to stop.
     ///
     /// Connections are counted by the listeners of [`Starting`], and by [`Handle::count`].
+    ///
+    /// Called while nobody has superseded this process, it stops the service.
     ///
     /// # Errors
     ///
@@ -417,7 +418,7 @@ impl Handoff {
             self.absorb(farewell);
         }
         let farewell = self.hooks.farewell.call().unwrap_or_else(|error| {
-            tracing::error!(%error, "the last state is lost");
+            tracing::error!(event = "state_lost", %error, "the last state is lost");
             None
         });
         released.farewell(farewell)
@@ -437,7 +438,11 @@ impl Handoff {
                 return Ok(());
             }
             if deadline <= now {
-                tracing::warn!(left, "the drain deadline has passed; ending what is left");
+                tracing::warn!(
+                    event = "overdue",
+                    connections = left,
+                    "the drain deadline has passed; ending what is left"
+                );
                 return Ok(());
             }
             if let Some(failure) = released.lost_or(none_left.as_fd(), Some(deadline.min(now + TELL))) {
@@ -449,6 +454,7 @@ impl Handoff {
 
     fn stop(&mut self) {
         self.announcer.stopping();
+        self.handle.supersede();
         let connections = &self.handle.connections;
         let none_left = connections.none_left();
         let deadline = Instant::now() + self.drain;
@@ -530,5 +536,11 @@ impl Handle {
     /// and serves on with the rest. Returns whether there were any.
     pub fn forget(&self, name: &str) -> bool {
         self.registry.remove(name)
+    }
+
+    /// Nothing more is accepted here from now on.
+    fn supersede(&self) {
+        self.superseded.store(true, Ordering::SeqCst);
+        self.registry.shut();
     }
 }

@@ -34,7 +34,7 @@ impl Absorb {
     pub(crate) fn call(&self, farewell: Received) {
         let mut absorb = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(panic) = caught(|| absorb(farewell)) {
-            tracing::error!(%panic, "a farewell is lost");
+            tracing::error!(event = "farewell_lost", error = %panic, "a farewell is lost");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use crate::error::{Error, Result};
 
@@ -14,8 +15,8 @@ use crate::error::{Error, Result};
 pub(crate) enum Launch {
     /// This process: its own program anew.
     Itself(OwnProgram),
-    /// This process: whatever the application says.
-    Command(Box<dyn FnMut() -> Command + Send>),
+    /// This process: whatever the application says. Never locked; it lets the facade's futures be `Send`.
+    Command(Mutex<Box<dyn FnMut() -> Command + Send>>),
     /// Somebody else: a service manager, the operator.
     Elsewhere,
 }

@@ -12,6 +12,7 @@ mod steward;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 pub use blocking::{Handle, Handoff, Starting};
@@ -80,7 +81,8 @@ impl<H> HandoffBuilder<H> {
         self
     }
 
-    /// A signal that stops the service. Default: none; the control socket and [`Handle::stop`] always can.
+    /// A signal that stops the service. Default: none; the control socket and [`Handle::stop`] always can. A process
+    /// that drains does not hear it any more: the drain deadline ends it.
     #[must_use]
     pub fn stop_on(mut self, signal: SignalKind) -> Self {
         self.operation.stop_on.push(signal);
@@ -97,7 +99,7 @@ impl<H> HandoffBuilder<H> {
     /// Nothing need be inherited: the new process finds the service at the control socket.
     #[must_use]
     pub fn successor(mut self, command: impl FnMut() -> Command + Send + 'static) -> Self {
-        self.operation.launch = Launch::Command(Box::new(command));
+        self.operation.launch = Launch::Command(Mutex::new(Box::new(command)));
         self
     }
 

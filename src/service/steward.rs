@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::launch::Launch;
@@ -91,7 +91,7 @@ impl Steward {
             match giving {
                 Ok(giving) => return Some(Duty::HandOver(Box::new(self.send_child_along(giving)))),
                 Err(Error::Closed) => return Some(Duty::Stop),
-                Err(error) => tracing::error!(%error, "cannot hand over to a successor"),
+                Err(error) => tracing::error!(event = "hand_over_failed", %error, "cannot hand over"),
             }
         }
         if let Some(farewell) = self.farewell() {
@@ -118,7 +118,7 @@ impl Steward {
                     self.poller.remove(self.generation.farewells.as_fd());
                     self.absorbs = false;
                 }
-                Err(error) => tracing::error!(%error, "a farewell is lost"),
+                Err(error) => tracing::error!(event = "farewell_lost", %error, "a farewell is lost"),
             }
         }
         None
@@ -131,7 +131,8 @@ impl Steward {
         }
         if self.upgrade.came() {
             if let Err(busy) = self.generation.ask_upgrade(None, Asker::Nobody) {
-                tracing::warn!(%busy, "a signal asked for an upgrade");
+                let generation = self.generation.number;
+                tracing::warn!(event = "busy", generation, reason = %busy, "a signal asked for an upgrade in vain");
             }
         }
         while let Some(request) = self.generation.try_request() {
@@ -146,7 +147,11 @@ impl Steward {
         let timeout = timeout.unwrap_or(self.generation.config.timeouts.ready);
         self.limit = Instant::now().checked_add(timeout);
         let Some(command) = self.command() else {
-            tracing::info!("waiting for a new process to take over");
+            tracing::info!(
+                event = "awaited",
+                generation = self.generation.number,
+                "waiting for a new process to take over"
+            );
             let message = "waiting for the new process: start it now".to_owned();
             return self.generation.tell(News::Awaited, None, None, message);
         };
@@ -154,7 +159,8 @@ impl Steward {
         match started {
             Ok(spawned) => self.started(spawned),
             Err(reason) => {
-                tracing::error!(%reason, "cannot upgrade");
+                let generation = self.generation.number;
+                tracing::error!(event = "spawn_failed", generation, %reason, "cannot upgrade");
                 self.limit = None;
                 self.generation.upgrade_failed(0, &reason);
             }
@@ -167,20 +173,21 @@ impl Steward {
             // A process 1 takes every other one of its pid namespace with it when it ends.
             Launch::Itself(_) if std::process::id() == 1 => None,
             Launch::Itself(program) => Some(Ok(program.command())),
-            Launch::Command(make) => Some(caught(make)),
+            Launch::Command(make) => Some(caught(make.get_mut().unwrap_or_else(PoisonError::into_inner))),
             Launch::Elsewhere => None,
         }
     }
 
     fn started(&mut self, spawned: Spawned) {
         let pid = spawned.pid();
-        tracing::info!(pid, "started the new process");
+        let generation = self.generation.number;
+        tracing::info!(event = "spawned", generation, successor = pid, "started the new process");
         self.generation.tell(News::Spawned, Some(pid), None, format!("started process {pid}"));
         let pidfd = i32::try_from(pid).ok().and_then(|pid| process::pidfd_of(pid).ok());
         if let Some(pidfd) = &pidfd {
             if let Err(error) = self.poller.add(pidfd.as_fd(), CHILD, Interest::Read) {
                 // Its end is then found at the deadline.
-                tracing::error!(%error, "cannot watch the new process");
+                tracing::error!(event = "watch_failed", %error, "cannot watch the new process");
             }
         }
         self.child = Some(Child { spawned, pidfd });
@@ -220,7 +227,8 @@ impl Steward {
             }
             None => "nobody asked for the service in time".to_owned(),
         };
-        tracing::error!(%reason, "the upgrade failed; this process serves on");
+        let (generation, successor) = (self.generation.number, pid);
+        tracing::error!(event = "upgrade_failed", generation, successor, %reason, "the upgrade failed");
         self.generation.upgrade_failed(pid, &reason);
     }
 

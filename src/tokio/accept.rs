@@ -7,17 +7,18 @@ use std::ops::{Deref, DerefMut};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use ::tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use ::tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use ::tokio::time::sleep;
 use futures_core::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// How long `axum::serve` waits after a failed `accept(2)`: the process is out of descriptors, most likely.
-#[cfg(feature = "axum")]
-const AFTER_AN_ERROR: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long a server waits after a failed `accept(2)`: the process is out of descriptors, most likely.
+const AFTER_AN_ERROR: Duration = Duration::from_millis(100);
 
 /// Accepts connections on a listener, from any number of tasks, until this process is superseded.
 ///
@@ -145,15 +146,28 @@ impl<L: Listener> Acceptor<L> {
             if shut.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(None));
             }
-            let Some(polled) = self.gate.pass(|| accept.as_mut().poll(cx)) else { return Poll::Ready(Ok(None)) };
-            let (stream, addr) = ready!(polled)?;
-            Poll::Ready(Ok(Some((Connection { stream, counted: self.connections.token() }, addr))))
+            // Counted before the gate can be shut: a drain that begins then waits for it.
+            let accepted = self.gate.pass(|| {
+                let accepted = accept.as_mut().poll(cx);
+                accepted.map_ok(|(stream, addr)| (Connection { stream, counted: self.connections.token() }, addr))
+            });
+            accepted.map_or(Poll::Ready(Ok(None)), |accepted| accepted.map_ok(Some))
         })
         .await
     }
 
+    /// As [`Acceptor::accept`], for servers that would try again at once after an error.
+    async fn accept_calmly(&self) -> io::Result<Option<Accepted<L>>> {
+        let accepted = self.accept().await;
+        if let Err(error) = &accepted {
+            tracing::warn!(event = "accept_failed", %error, "cannot accept");
+            sleep(AFTER_AN_ERROR).await;
+        }
+        accepted
+    }
+
     /// The connections as a stream that ends when this process is superseded, for servers that count their connections
-    /// themselves, such as tonic's.
+    /// themselves, such as tonic's. After an error, which it has logged, it waits a little.
     pub fn incoming(&self) -> Incoming<L> {
         Incoming { acceptor: self.clone(), next: None }
     }
@@ -171,14 +185,11 @@ where
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            match Acceptor::accept(self).await {
+            match self.accept_calmly().await {
                 Ok(Some(accepted)) => return accepted,
                 // The server is told by other means.
                 Ok(None) => std::future::pending().await,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept");
-                    ::tokio::time::sleep(AFTER_AN_ERROR).await;
-                }
+                Err(_) => {}
             }
         }
     }
@@ -208,7 +219,9 @@ impl<L: Listener> Stream for Incoming<L> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let acceptor = self.acceptor.clone();
         let next = self.next.get_or_insert_with(|| {
-            Box::pin(async move { Ok(acceptor.accept().await?.map(|(connection, _)| connection.into_parts().0)) })
+            Box::pin(
+                async move { Ok(acceptor.accept_calmly().await?.map(|(connection, _)| connection.into_parts().0)) },
+            )
         });
         let accepted = ready!(next.as_mut().poll(cx));
         self.next = None;
@@ -273,5 +286,61 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::service::registry::Shuts;
+
+    /// Always has a connection.
+    struct Busy;
+
+    impl sealed::Sealed for Busy {}
+
+    impl Listener for Busy {
+        type Stream = ();
+        type Addr = ();
+
+        async fn accept(&self) -> io::Result<((), ())> {
+            Ok(((), ()))
+        }
+
+        fn local_addr(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Whoever shuts the gate and then counts, as a drain does, counts every connection that was accepted.
+    #[test]
+    fn what_was_accepted_before_the_gate_was_shut_is_counted() {
+        const ROUNDS: usize = 50_000;
+
+        let runtime = ::tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let acceptors: Vec<_> = (0..ROUNDS).map(|_| Acceptor::new(Busy, TaskTracker::new())).collect();
+        let round = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let counts = scope.spawn(|| {
+                let count = |(number, acceptor): (usize, &Acceptor<Busy>)| {
+                    while round.load(Ordering::SeqCst) < number {
+                        std::thread::yield_now();
+                    }
+                    acceptor.gate.shut();
+                    acceptor.connections.len()
+                };
+                acceptors.iter().enumerate().map(count).collect::<Vec<_>>()
+            });
+            let accept = |(number, acceptor): (usize, &Acceptor<Busy>)| {
+                round.store(number, Ordering::SeqCst);
+                runtime.block_on(acceptor.accept()).unwrap()
+            };
+            let accepted: Vec<_> = acceptors.iter().enumerate().map(accept).collect();
+            for (accepted, counted) in accepted.iter().zip(counts.join().unwrap()) {
+                assert_eq!(usize::from(accepted.is_some()), counted);
+            }
+        });
     }
 }

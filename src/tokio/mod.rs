@@ -1,4 +1,4 @@
-//! The same calls for programs that run on tokio.
+//! [`Handoff`], a service in a few lines, and the two calls under it, for programs that run on tokio.
 //!
 //! Everything that decides is shared with the blocking form; what differs is how one waits. The control
 //! socket is served by a task instead of a thread, and states are encoded and decoded on tokio's threads for

@@ -27,7 +27,7 @@ pub async fn handoff_receive(config: impl Into<Config>) -> Result<Inheritance> {
             Found::Starting(again) => ::tokio::time::sleep_until(again.into()).await,
             Found::Service(transfer) => match receive(*transfer).await {
                 Err(error) if search.may_look_again(&error) => {
-                    tracing::warn!(%error, "looking for the service again");
+                    tracing::warn!(event = "looking_again", %error, "looking for the service again");
                 }
                 done => return Ok(Inheritance::from(done?)),
             },

@@ -360,7 +360,12 @@ impl Handoff {
 
     /// Runs a server until this process is to exit: starts it, and again whenever a successor was lost after it had
     /// been told to end. `server` gets a [`Handle`], from which it takes what its graceful shutdown waits for. Gives
-    /// what the last server gave, or `None` where the drain deadline has ended it.
+    /// what the last server gave, or `None` where the drain deadline has ended it: a server that can fail has its
+    /// error in there.
+    ///
+    /// A connection that its client keeps is not idle to the drain. Say `Connection: close` once
+    /// [`Handle::is_superseded`], as the [crate's page](crate#axum) shows: otherwise it holds this process until the drain
+    /// deadline, and a request that is then on its way is lost.
     ///
     /// The service is given up as soon as its [`Acceptor`]s have stopped: for one that takes in work by other
     /// ways, such as a UDP socket, use [`Handoff::superseded`] and [`Handoff::finish`].
@@ -454,10 +459,11 @@ impl Handoff {
     /// The steward, and why this process is superseded; `None` where it is not.
     async fn turn(&mut self) -> Option<(Steward, Turn)> {
         match self.steward.take()? {
-            Stewarding::Busy(task) if self.handle.is_superseded() => task.await.ok(),
             Stewarding::Busy(task) => {
+                // It may be about to say so: a server without connections ends as soon as its listener does. This ends
+                // only one that is still waiting.
                 task.abort();
-                None
+                task.await.ok()
             }
             Stewarding::Idle(_) => None,
         }
@@ -472,7 +478,7 @@ impl Handoff {
             absorb(&self.hooks, farewell).await;
         }
         let farewell = call(&self.hooks.farewell).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the last state is lost");
+            tracing::error!(event = "state_lost", %error, "the last state is lost");
             None
         });
         released.farewell(farewell).await
@@ -503,7 +509,8 @@ impl Handoff {
         if timeout(self.handle.drain, &mut drain).await.is_ok() {
             return;
         }
-        tracing::warn!(left = self.handle.connections(), "the drain deadline has passed; ending what is left");
+        let connections = self.handle.connections();
+        tracing::warn!(event = "overdue", connections, "the drain deadline has passed; ending what is left");
         self.handle.term().overdue.cancel();
         let _ = timeout(ENDING, drain).await;
     }
@@ -538,7 +545,7 @@ async fn attend(mut steward: Steward, hooks: Hooks, handle: Handle) -> (Steward,
     let poller = match poller {
         Ok(poller) => poller,
         Err(error) => {
-            tracing::error!(%error, "cannot attend to signals and successors; stopping");
+            tracing::error!(event = "attend_failed", %error, "cannot attend to signals and successors; stopping");
             handle.supersede();
             return (steward, Turn::Stop);
         }
@@ -560,7 +567,9 @@ async fn attend(mut steward: Steward, hooks: Hooks, handle: Handle) -> (Steward,
 }
 
 async fn hand_over(giving: Giving, hooks: &Hooks, registry: &Registry) -> Option<Ready> {
-    let successor = Successor::new(giving).inspect_err(|error| tracing::error!(%error, "cannot hand over")).ok()?;
+    let successor = Successor::new(giving)
+        .inspect_err(|error| tracing::error!(event = "hand_over_failed", %error, "cannot hand over"))
+        .ok()?;
     let snapshot = match call(&hooks.snapshot).await {
         Ok(snapshot) => snapshot,
         Err(error) => {
@@ -589,7 +598,7 @@ async fn absorb(hooks: &Hooks, farewell: Received) {
         Ok(())
     });
     if let Err(error) = absorbed.await {
-        tracing::error!(%error, "a farewell is lost");
+        tracing::error!(event = "farewell_lost", %error, "a farewell is lost");
     }
 }
 
