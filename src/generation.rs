@@ -305,7 +305,7 @@ impl Generation {
 
     /// Begins an upgrade, unless something is in its way: then says what.
     pub(crate) fn ask_upgrade(&self, timeout: Option<Duration>, asker: Asker) -> Result<(), String> {
-        let mut board = self.board();
+        let board = self.board();
         if board.closed {
             return Err("this process has stopped, or handed the service over".to_owned());
         }
