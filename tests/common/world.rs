@@ -339,6 +339,9 @@ fn answer(
 
 /// Where a copy of this test binary is put for a service that runs from there.
 pub(crate) fn install(at: &Path) -> PathBuf {
-    std::fs::copy("/proc/self/exe", at).unwrap();
+    // Written by another process: one that this process is starting at the same time would hold it open for writing, and
+    // it could not be run (ETXTBSY).
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(at).status().unwrap();
+    assert!(copied.success());
     at.to_owned()
 }
