@@ -6,9 +6,9 @@
 //!
 //! SIGHUP upgrades it, as does `upgrade` at its control socket, or starting it again; SIGTERM stops it.
 //!
-//! The application is actix-web's, but not its `HttpServer`. That one cannot tell when it has stopped accepting (`pause`
-//! returns before its thread has paused), so it might accept after this process has given the service up; and `stop`
-//! drops the connections that it has accepted and not begun to serve (actix-server 2.6, by its source). So here each
+//! The application is actix-web's; the server is not `HttpServer`. That one cannot tell when it has stopped accepting
+//! (`pause` returns before its thread has paused), so it might accept after this process has given the service up; and
+//! `stop` drops connections that it has accepted and not begun to serve (actix-server 2.6, by its source). So here each
 //! worker accepts for itself, and serves with what `HttpServer` is made of, actix-http.
 
 use std::error::Error;
