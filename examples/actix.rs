@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (Some(addr), Some(control)) = (args.next(), args.next()) else {
         return Err("usage: actix ADDRESS CONTROL-SOCKET".into());
     };
-    let mut starting = Handoff::builder(Config::new(control).name("actix"))?
+    let mut starting = Handoff::builder(Config::new(control).name("actix"))
         .upgrade_on(SignalKind::hangup())
         .stop_on(SignalKind::terminate())
         .start()

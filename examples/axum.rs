@@ -8,11 +8,9 @@
 
 use std::error::Error;
 
-use axum::http::{HeaderValue, header::CONNECTION};
-use axum::response::Response;
 use axum::routing::get;
 use axum::{Router, middleware, serve};
-use fd_handoff::tokio::{Handle, Handoff};
+use fd_handoff::tokio::{Handoff, last_answer};
 use fd_handoff::{Config, SignalKind};
 
 #[tokio::main]
@@ -21,7 +19,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (Some(addr), Some(control)) = (args.next(), args.next()) else {
         return Err("usage: axum ADDRESS CONTROL-SOCKET".into());
     };
-    let mut starting = Handoff::builder(Config::new(control).name("axum"))?
+    let mut starting = Handoff::builder(Config::new(control).name("axum"))
         .upgrade_on(SignalKind::hangup())
         .stop_on(SignalKind::terminate())
         .start()
@@ -33,6 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (generation, pid) = (handoff.generation(), std::process::id());
     let app = Router::new()
         .route("/", get(move || async move { format!("generation {generation}\n") }))
+        // Each answer is the last one on its connection once this process is superseded.
         .layer(middleware::map_response_with_state(handoff.handle(), last_answer));
     println!("ready generation={generation} pid={pid} listen={listen}");
 
@@ -41,12 +40,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let served = handoff.serve(|handle| serve(listener.clone(), app.clone()).with_graceful_shutdown(handle.drained()));
     served.await?.transpose()?;
     Ok(())
-}
-
-/// Once superseded, each answer is the last one on its connection, and says so.
-async fn last_answer(handle: axum::extract::State<Handle>, mut answer: Response) -> Response {
-    if handle.is_superseded() {
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    answer
 }

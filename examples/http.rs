@@ -99,7 +99,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     log_to_stderr();
     let config = Config::new(&args.control).name("http").version(env!("CARGO_PKG_VERSION"));
     let config = config.timeouts(|timeouts| args.timeouts.iter().for_each(|timeout| timeout.set(timeouts)));
-    let mut starting = Handoff::builder(config)?
+    let mut starting = Handoff::builder(config)
         .upgrade_on(SignalKind::hangup())
         .stop_on(SignalKind::terminate())
         .drain(args.drain())

@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (Some(addr), Some(control)) = (args.next(), args.next()) else {
         return Err("usage: threads ADDRESS CONTROL-SOCKET".into());
     };
-    let mut starting = Handoff::builder(Config::new(control).name("threads"))?
+    let mut starting = Handoff::builder(Config::new(control).name("threads"))
         .upgrade_on(SignalKind::hangup())
         .stop_on(SignalKind::terminate())
         .start()?;

@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (Some(addr), Some(control)) = (args.next(), args.next()) else {
         return Err("usage: tonic ADDRESS CONTROL-SOCKET".into());
     };
-    let mut starting = Handoff::builder(Config::new(control).name("tonic"))?
+    let mut starting = Handoff::builder(Config::new(control).name("tonic"))
         .upgrade_on(SignalKind::hangup())
         .stop_on(SignalKind::terminate())
         .start()

@@ -23,7 +23,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let mut starting = Handoff::builder("/run/app/handoff.sock")?
+//!     let mut starting = Handoff::builder("/run/app/handoff.sock")
 //!         .upgrade_on(SignalKind::hangup())
 //!         .stop_on(SignalKind::terminate())
 //!         .start()                                                        // takes over, or starts cold
@@ -68,10 +68,8 @@
 //!
 #![cfg_attr(feature = "axum", doc = "```no_run")]
 #![cfg_attr(not(feature = "axum"), doc = "```ignore")]
-//! use axum::extract::State;
-//! use axum::http::{HeaderValue, header::CONNECTION};
-//! use axum::{middleware::map_response_with_state, response::Response};
-//! use fd_handoff::tokio::{Acceptor, Handle, Handoff};
+//! use axum::middleware::map_response_with_state;
+//! use fd_handoff::tokio::{Acceptor, Handoff, last_answer};
 //!
 //! # async fn serve(mut handoff: Handoff, listener: Acceptor<tokio::net::TcpListener>, app: axum::Router)
 //! # -> Result<(), fd_handoff::Failure> {
@@ -81,13 +79,6 @@
 //! }).await?;
 //! # Ok(())
 //! # }
-//!
-//! async fn last_answer(State(handle): State<Handle>, mut response: Response) -> Response {
-//!     if handle.is_superseded() {
-//!         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-//!     }
-//!     response
-//! }
 //! ```
 //!
 //! The examples `axum`, `tonic`, `actix` and `threads` are whole services of at most 80 lines.

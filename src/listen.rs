@@ -236,7 +236,7 @@ impl Released {
     /// # Errors
     ///
     /// A [`Failure`]: the successor was lost, and this process owns the service again; or, with
-    /// [`Owner::Successor`], the state could not be encoded.
+    /// [`Owner::Successor`](crate::Owner::Successor), the state could not be encoded.
     pub fn farewell(mut self, state: Option<State>) -> Result<(), Failure> {
         let sealed = state.map(State::seal).transpose();
         self.await_predecessor()?;

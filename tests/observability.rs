@@ -200,7 +200,7 @@ impl Recorder {
 }
 
 fn start(path: &Path) -> Starting {
-    let mut starting = Handoff::builder(config(path)).unwrap().start().unwrap();
+    let mut starting = Handoff::builder(config(path)).start().unwrap();
     starting.tcp_listener("http", "127.0.0.1:0".parse().unwrap()).unwrap();
     starting.on_offer(|| State::bytes("snapshot"));
     starting

@@ -27,7 +27,7 @@ fn service(form: Form, path: &Path) -> JoinHandle<Finish> {
     let (says_ready, is_ready) = std::sync::mpsc::channel();
     let service = std::thread::spawn(move || match form {
         Form::Blocking => {
-            let builder = fd_handoff::Handoff::builder(config).unwrap().successor_elsewhere();
+            let builder = fd_handoff::Handoff::builder(config).successor_elsewhere();
             let mut handoff = builder.start().unwrap().ready().unwrap();
             says_ready.send(()).unwrap();
             handoff.superseded();
@@ -35,7 +35,7 @@ fn service(form: Form, path: &Path) -> JoinHandle<Finish> {
         }
         #[cfg(feature = "tokio")]
         Form::Tokio => common::runtime().block_on(async {
-            let builder = fd_handoff::tokio::Handoff::builder(config).unwrap().successor_elsewhere();
+            let builder = fd_handoff::tokio::Handoff::builder(config).successor_elsewhere();
             let mut handoff = builder.start().await.unwrap().ready().await.unwrap();
             says_ready.send(()).unwrap();
             handoff.superseded().await;

@@ -10,7 +10,7 @@ use fd_handoff::Finish;
 #[test]
 fn a_service_that_ends_of_its_own_accord_stops_accepting() {
     let Place { directory: _directory, path } = place();
-    let mut starting = fd_handoff::Handoff::builder(config(&path)).unwrap().start().unwrap();
+    let mut starting = fd_handoff::Handoff::builder(config(&path)).start().unwrap();
     let listener = starting.tcp_listener("main", "127.0.0.1:0".parse().unwrap()).unwrap();
     let mut handoff = starting.ready().unwrap();
     assert_eq!(handoff.finish().unwrap(), Finish::Exit);
@@ -30,7 +30,7 @@ mod on_tokio {
 
     /// A generation that serves, and its listener.
     async fn generation(path: &Path) -> (Acceptor<TcpListener>, Handoff) {
-        let mut starting = Handoff::builder(config(path)).unwrap().start().await.unwrap();
+        let mut starting = Handoff::builder(config(path)).start().await.unwrap();
         let listener = starting.tcp_listener("main", "127.0.0.1:0".parse().unwrap()).unwrap();
         starting.on_release(|| State::bytes("last"));
         (listener, starting.ready().await.unwrap())

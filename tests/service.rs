@@ -602,7 +602,7 @@ fn a_server_runs_until_the_service_is_handed_over() {
     let Place { directory: _directory, path } = place();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut starting =
-        runtime.block_on(async { fd_handoff::tokio::Handoff::builder(config(&path)).unwrap().start().await.unwrap() });
+        runtime.block_on(async { fd_handoff::tokio::Handoff::builder(config(&path)).start().await.unwrap() });
     let listener = {
         let _inside = runtime.enter();
         starting.tcp_listener("http", "127.0.0.1:0".parse().unwrap()).unwrap()

@@ -35,7 +35,7 @@ const TELL: Duration = Duration::from_millis(250);
 /// use fd_handoff::{Finish, Handoff, SignalKind};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut starting = Handoff::builder("/run/app/handoff.sock")?
+/// let mut starting = Handoff::builder("/run/app/handoff.sock")
 ///     .upgrade_on(SignalKind::hangup())
 ///     .stop_on(SignalKind::terminate())
 ///     .start()?;
@@ -87,11 +87,7 @@ pub struct Starting {
 impl Handoff {
     /// How to run the service at this control socket. To be called first in `main`: it notes by which path, with what
     /// arguments and from where the program was started.
-    ///
-    /// # Errors
-    ///
-    /// Where `/proc` is not mounted.
-    pub fn builder(config: impl Into<Config>) -> Result<HandoffBuilder<Handoff>> {
+    pub fn builder(config: impl Into<Config>) -> HandoffBuilder<Handoff> {
         HandoffBuilder::new(config.into())
     }
 }

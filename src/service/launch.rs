@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use crate::error::{Error, Result};
-
 #[cfg(test)]
 mod tests;
 
@@ -48,15 +46,14 @@ pub(crate) struct OwnProgram {
 
 impl OwnProgram {
     /// To be called before the program changes its working directory.
-    pub(crate) fn as_started() -> Result<OwnProgram> {
+    pub(crate) fn as_started() -> OwnProgram {
         let directory = working_directory();
         let mut arguments = env::args_os();
         let named = arguments.next().map(PathBuf::from).unwrap_or_default();
-        let running = fs::read_link("/proc/self/exe").map(undeleted).map_err(Error::io("find this program's path"))?;
-        let program = located(&named, directory.as_deref(), env::var_os("PATH"))
-            .filter(|path| is_running(path))
-            .unwrap_or(running);
-        Ok(OwnProgram { program, arguments: arguments.collect(), directory })
+        let located = located(&named, directory.as_deref(), env::var_os("PATH")).filter(|path| is_running(path));
+        // Without /proc its name for itself has to do, and an upgrade fails where that is wrong.
+        let running = || fs::read_link("/proc/self/exe").map_or(named.clone(), undeleted);
+        OwnProgram { program: located.unwrap_or_else(running), arguments: arguments.collect(), directory }
     }
 
     pub(crate) fn command(&self) -> Command {

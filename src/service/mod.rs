@@ -24,7 +24,6 @@ use launch::{Launch, OwnProgram};
 pub(crate) use steward::{Duty, Steward};
 
 use crate::config::{Config, FOREVER};
-use crate::error::Result;
 
 /// What a process that has stopped accepting is to do when its connections have ended, or its successor was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,10 +67,10 @@ pub(crate) struct Plan {
 }
 
 impl<H> HandoffBuilder<H> {
-    pub(crate) fn new(config: Config) -> Result<HandoffBuilder<H>> {
-        let launch = Launch::Itself(OwnProgram::as_started()?);
+    pub(crate) fn new(config: Config) -> HandoffBuilder<H> {
+        let launch = Launch::Itself(OwnProgram::as_started());
         let operation = Operation { upgrade_on: Vec::new(), stop_on: Vec::new(), launch };
-        Ok(HandoffBuilder { config, operation, announcer: Announcer::default(), form: PhantomData })
+        HandoffBuilder { config, operation, announcer: Announcer::default(), form: PhantomData }
     }
 
     /// A signal that asks for an upgrade. Default: none; the control socket and [`Handle::upgrade`] always can.

@@ -157,7 +157,7 @@ impl<L: Listener> Acceptor<L> {
     }
 
     /// As [`Acceptor::accept`], for servers that would try again at once after an error.
-    async fn accept_calmly(&self) -> io::Result<Option<Accepted<L>>> {
+    pub(super) async fn accept_calmly(&self) -> io::Result<Option<Accepted<L>>> {
         let accepted = self.accept().await;
         if let Err(error) = &accepted {
             tracing::warn!(event = "accept_failed", %error, "cannot accept");
@@ -170,32 +170,6 @@ impl<L: Listener> Acceptor<L> {
     /// themselves, such as tonic's. After an error, which it has logged, it waits a little.
     pub fn incoming(&self) -> Incoming<L> {
         Incoming { acceptor: self.clone(), next: None }
-    }
-}
-
-/// With `axum::serve`: accepting ends for good when this process is superseded, and the server goes on with the
-/// connections that it has.
-#[cfg(feature = "axum")]
-impl<L: Listener> axum::serve::Listener for Acceptor<L>
-where
-    L::Stream: AsyncRead + AsyncWrite + Unpin,
-{
-    type Io = Connection<L::Stream>;
-    type Addr = L::Addr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            match self.accept_calmly().await {
-                Ok(Some(accepted)) => return accepted,
-                // The server is told by other means.
-                Ok(None) => std::future::pending().await,
-                Err(_) => {}
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<L::Addr> {
-        self.listener.local_addr()
     }
 }
 

@@ -5,6 +5,8 @@
 //! blocking work.
 
 mod accept;
+#[cfg(feature = "axum")]
+mod axum;
 mod listen;
 mod receive;
 mod service;
@@ -15,6 +17,8 @@ use std::time::Instant;
 use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
 
+#[cfg(feature = "axum")]
+pub use self::axum::last_answer;
 pub use accept::{Accepted, Acceptor, Connection, Incoming, Listener};
 pub use listen::{Control, Ready, Released, Successor, handoff_listen};
 pub use receive::{Inheritance, handoff_receive};

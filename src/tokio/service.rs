@@ -41,7 +41,7 @@ const ENDING: Duration = Duration::from_secs(1);
 /// use fd_handoff::tokio::Handoff;
 ///
 /// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut starting = Handoff::builder("/run/app/handoff.sock")?
+/// let mut starting = Handoff::builder("/run/app/handoff.sock")
 ///     .upgrade_on(SignalKind::hangup())
 ///     .stop_on(SignalKind::terminate())
 ///     .start()
@@ -105,11 +105,7 @@ pub struct Starting {
 
 impl Handoff {
     /// [`crate::Handoff::builder`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn builder(config: impl Into<Config>) -> Result<HandoffBuilder<Handoff>> {
+    pub fn builder(config: impl Into<Config>) -> HandoffBuilder<Handoff> {
         HandoffBuilder::new(config.into())
     }
 }

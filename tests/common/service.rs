@@ -65,11 +65,11 @@ impl Form {
 
     pub(crate) fn start_with(self, config: impl Into<Config>, plan: Plan) -> Result<Starting> {
         match self {
-            Form::Blocking => plan.apply(fd_handoff::Handoff::builder(config)?).start().map(Starting::Blocking),
+            Form::Blocking => plan.apply(fd_handoff::Handoff::builder(config)).start().map(Starting::Blocking),
             #[cfg(feature = "tokio")]
             Form::Tokio => {
                 let runtime = runtime();
-                let starting = runtime.block_on(plan.apply(fd_handoff::tokio::Handoff::builder(config)?).start());
+                let starting = runtime.block_on(plan.apply(fd_handoff::tokio::Handoff::builder(config)).start());
                 starting.map(|starting| Starting::Tokio(starting, runtime))
             }
         }
