@@ -23,6 +23,9 @@ use crate::wire::{
     Phase, PredecessorStatus, Receive, Status, SuccessorStatus, shorten,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// One generation.
 #[derive(Debug)]
 pub(crate) struct Generation {
@@ -237,7 +240,7 @@ impl Generation {
             return;
         }
         board.arrivals.push_back(arrival);
-        drop(board);
+        // Before anybody can take it, as with a request.
         self.arrivals.raise();
     }
 
@@ -335,12 +338,13 @@ impl Generation {
         self.ask(board, Request::Stop, News::Stop, "the service is to stop");
     }
 
-    /// Puts a request in the queue. Those who listen are told of it before anybody takes it.
+    /// Puts a request in the queue. Those who listen are told of it before anybody takes it. It is counted before, too: a
+    /// count that comes after is ahead of the queue for good, and whoever waits for it spins.
     fn ask(&self, mut board: MutexGuard<'_, Board>, request: Request, news: News, message: &str) {
         board.requests.push_back(request);
         board.publish(self.event(news, None, None, message));
-        drop(board);
         self.requests.raise();
+        drop(board);
         self.wake.raise();
     }
 

@@ -380,7 +380,9 @@ impl Reception {
                     }
                 }
                 SuccessorEvent::Farewell(packet) => {
-                    generation.board().farewells.push_back(packet);
+                    let mut board = generation.board();
+                    board.farewells.push_back(packet);
+                    // Before anybody can take it, as with a request.
                     generation.farewells.raise();
                 }
                 SuccessorEvent::Departed(how) => {
