@@ -36,8 +36,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // When superseded, tonic says GOAWAY on every connection, and answers the calls that it has seen. Others were still
     // on their way through a client. gRPC clients make those anew by themselves; tonic's do not, but report them as
-    // `Cancelled`, or as an error of HTTP/2 that is `NO_ERROR` (tests/integrations/grpc.rs tells them apart). A stream
-    // without end, such as health's `Watch`, goes on until the drain deadline.
+    // `Cancelled`, as an error of HTTP/2 that is `NO_ERROR`, or as a broken pipe (tests/integrations/grpc.rs tells them
+    // apart). A stream without end, such as health's `Watch`, goes on until the drain deadline.
     let served = handoff.serve(|handle| {
         let server = Server::builder().add_service(health.clone());
         server.serve_with_incoming_shutdown(listener.incoming(), handle.superseded())

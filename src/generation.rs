@@ -321,8 +321,9 @@ impl Generation {
 
     pub(crate) fn begin_upgrade(&self, mut board: MutexGuard<'_, Board>, timeout: Option<Duration>, asker: Asker) {
         board.upgrade = Some(Upgrade { began: Instant::now(), asker });
-        tracing::info!(event = "upgrade", generation = self.number, "a new process is to take over");
         self.ask(board, Request::Upgrade(timeout), News::Upgrade, "a new process is to take over");
+        // Not under the lock: a subscriber is the application's own code.
+        tracing::info!(event = "upgrade", generation = self.number, "a new process is to take over");
     }
 
     /// An upgrade that a call of the application's asks for.
@@ -334,8 +335,8 @@ impl Generation {
     pub(crate) fn ask_stop(&self) {
         let mut board = self.board();
         board.stopping = true;
-        tracing::info!(event = "stop", generation = self.number, "the service is to stop");
         self.ask(board, Request::Stop, News::Stop, "the service is to stop");
+        tracing::info!(event = "stop", generation = self.number, "the service is to stop");
     }
 
     /// Puts a request in the queue. Those who listen are told of it before anybody takes it. It is counted before, too: a

@@ -1,6 +1,7 @@
 //! gRPC clients with tonic's channel, which connects anew when the service has said GOAWAY.
 
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -48,7 +49,8 @@ async fn check(channel: Channel) -> Result<(), Status> {
 
 /// Whether this call was still on its way through the client when GOAWAY came: hyper had not begun it, or HTTP/2
 /// refused to. What a GOAWAY without an error turns away has not been processed (RFC 9113, 6.8), and gRPC has clients
-/// make it again unasked (gRFC A6, transparent retries). tonic's do not.
+/// make it again unasked (gRFC A6, transparent retries). tonic's do not. A call that comes when the server has closed already
+/// meets a broken pipe, and the client never reads the GOAWAY before it.
 fn unseen(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
@@ -56,7 +58,8 @@ fn unseen(status: &Status) -> bool {
         let refused = error.downcast_ref::<h2::Error>().is_some_and(|error| {
             error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
         });
-        if not_begun || refused {
+        let too_late = error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        if not_begun || refused || too_late {
             return true;
         }
         source = error.source();
