@@ -94,9 +94,10 @@ fn every_kind_of_socket_is_bound_once_and_then_inherited(old: Form, new: Form) {
         let udp = starting.udp_with("udp", options).unwrap();
         let unix = starting.unix("unix", at("unix.sock")).unwrap();
         let datagram = starting.unix_datagram("datagram", at("datagram.sock")).unwrap();
+        let seqpacket = starting.seqpacket("seqpacket", at("seqpacket.sock"), options).unwrap();
         let made = || Ok(pipe().0);
         let file: File = starting.take_or_else("pipe", made).unwrap();
-        ((tcp, unix), [inode(udp), inode(datagram), inode(file)])
+        ((tcp, unix), [inode(udp), inode(datagram), inode(seqpacket), inode(file)])
     };
     let mut first = start(old, &path);
     let ((tcp, _unix), before) = bind(&mut first);
@@ -104,14 +105,14 @@ fn every_kind_of_socket_is_bound_once_and_then_inherited(old: Form, new: Form) {
     let first = first.ready().unwrap();
     first.handle().register_group("group", &group).unwrap();
     let first = serve(first);
-    assert_eq!(hooked.load(SeqCst), 2);
+    assert_eq!(hooked.load(SeqCst), 3);
 
     let mut second = start(new, &path);
     let ((inherited, unix), after) = bind(&mut second);
     assert_eq!((inherited.addr(), before), (tcp.addr(), after));
     let inherited_group: Vec<UdpSocket> = second.take_all("group").unwrap();
     assert_eq!(inherited_group.iter().map(inode).collect::<Vec<_>>(), group.iter().map(inode).collect::<Vec<_>>());
-    assert_eq!(hooked.load(SeqCst), 2, "an inherited socket is not bound again");
+    assert_eq!(hooked.load(SeqCst), 3, "an inherited socket is not bound again");
     let second = second.ready().unwrap();
     ended(first);
     assert!(tcp.accept().is_none(), "the old one has stopped");

@@ -2,7 +2,7 @@
 //! control socket.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -184,10 +184,23 @@ impl Starting {
     ///
     /// As [`Starting::tcp_listener`].
     pub fn unix_listener(&mut self, name: &str, path: impl AsRef<Path>) -> Result<Acceptor<UnixListener>> {
+        self.unix_listener_with(name, path, |_| Ok(()))
+    }
+
+    /// As [`Starting::unix_listener`]; `options` sets what is to be set on a new socket before it is bound.
+    ///
+    /// # Errors
+    ///
+    /// As there, and what `options` says.
+    pub fn unix_listener_with(
+        &mut self,
+        name: &str,
+        path: impl AsRef<Path>,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<Acceptor<UnixListener>> {
         self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
-        let listener: UnixListener =
-            registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut |_| Ok(()))?;
+        let listener: UnixListener = registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut options)?;
         self.acceptor(name, listener)
     }
 
@@ -198,9 +211,43 @@ impl Starting {
     ///
     /// As [`Starting::tcp_listener`].
     pub fn unix_datagram(&mut self, name: &str, path: impl AsRef<Path>) -> Result<UnixDatagram> {
+        self.unix_datagram_with(name, path, |_| Ok(()))
+    }
+
+    /// As [`Starting::unix_datagram`]; `options` sets what is to be set on a new socket before it is bound.
+    ///
+    /// # Errors
+    ///
+    /// As there, and what `options` says.
+    pub fn unix_datagram_with(
+        &mut self,
+        name: &str,
+        path: impl AsRef<Path>,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<UnixDatagram> {
         self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
-        let socket: UnixDatagram = registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut |_| Ok(()))?;
+        let socket: UnixDatagram = registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
+        self.keep(name, &socket)?;
+        Ok(socket)
+    }
+
+    /// The inherited Unix seqpacket listener of this name, or else a new one at `path`, as with
+    /// [`Starting::unix_listener`]; the standard library has no type for it. `options` sets what is to be set on a new
+    /// socket before it is bound. Stop accepting on it when superseded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Starting::tcp_listener`], and what `options` says.
+    pub fn unix_seqpacket_listener(
+        &mut self,
+        name: &str,
+        path: impl AsRef<Path>,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<OwnedFd> {
+        self.registry.claim(name)?;
+        let inherited = &mut self.inheritance.inherited;
+        let socket: OwnedFd = registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
         self.keep(name, &socket)?;
         Ok(socket)
     }

@@ -2,7 +2,7 @@
 //! [`Handoff::superseded`] on.
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -201,10 +201,24 @@ impl Starting {
     ///
     /// As there.
     pub fn unix_listener(&mut self, name: &str, path: impl AsRef<Path>) -> Result<Acceptor<UnixListener>> {
+        self.unix_listener_with(name, path, |_| Ok(()))
+    }
+
+    /// [`crate::Starting::unix_listener_with`] as tokio's.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn unix_listener_with(
+        &mut self,
+        name: &str,
+        path: impl AsRef<Path>,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<Acceptor<UnixListener>> {
         self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
         let listener: std::os::unix::net::UnixListener =
-            registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut |_| Ok(()))?;
+            registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut options)?;
         let listener = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
         Ok(self.acceptor(name, listener.map_err(with_tokio(name))?))
     }
@@ -215,12 +229,44 @@ impl Starting {
     ///
     /// As there.
     pub fn unix_datagram(&mut self, name: &str, path: impl AsRef<Path>) -> Result<UnixDatagram> {
+        self.unix_datagram_with(name, path, |_| Ok(()))
+    }
+
+    /// [`crate::Starting::unix_datagram_with`] as tokio's.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn unix_datagram_with(
+        &mut self,
+        name: &str,
+        path: impl AsRef<Path>,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<UnixDatagram> {
         self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
         let socket: std::os::unix::net::UnixDatagram =
-            registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut |_| Ok(()))?;
+            registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
         self.keep(name, &socket)?;
         socket.set_nonblocking(true).and_then(|()| UnixDatagram::from_std(socket)).map_err(with_tokio(name))
+    }
+
+    /// [`crate::Starting::unix_seqpacket_listener`]: a descriptor, to be waited for with tokio's `AsyncFd`.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn unix_seqpacket_listener(
+        &mut self,
+        name: &str,
+        path: impl AsRef<Path>,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<OwnedFd> {
+        self.registry.claim(name)?;
+        let inherited = &mut self.inheritance.inherited;
+        let socket: OwnedFd = registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
+        self.keep(name, &socket)?;
+        Ok(socket)
     }
 
     /// [`crate::Starting::take_or_else`]: a std type, to be made tokio's with its `from_std`.

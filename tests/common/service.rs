@@ -1,7 +1,7 @@
 //! The facade's two forms behind one set of calls.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -193,6 +193,19 @@ impl Starting {
                 let acceptor = it.unix_listener(name, path);
                 acceptor.map(|acceptor| UnixDoor::Tokio(acceptor, Arc::clone(runtime)))
             }
+        }
+    }
+
+    pub(crate) fn seqpacket(
+        &mut self,
+        name: &str,
+        path: impl AsRef<Path>,
+        options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<OwnedFd> {
+        match self {
+            Starting::Blocking(it) => it.unix_seqpacket_listener(name, path, options),
+            #[cfg(feature = "tokio")]
+            Starting::Tokio(it, _) => it.unix_seqpacket_listener(name, path, options),
         }
     }
 
