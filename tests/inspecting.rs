@@ -5,10 +5,15 @@
 #![cfg(all(feature = "tokio", feature = "bincode"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "common/example.rs"]
+mod example;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+
+use example::program;
 
 const BEGIN: &str = "```console\n";
 const END: &str = "```\n";
@@ -42,12 +47,6 @@ impl Drop for Service {
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         let _ = self.first.wait();
     }
-}
-
-/// Cargo builds the examples beside the tests.
-fn program(example: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    tests.parent().and_then(Path::parent).unwrap().join("examples").join(example)
 }
 
 /// What a terminal shows of these commands.

@@ -3,6 +3,9 @@
 #![cfg(all(feature = "cli", feature = "tokio", feature = "bincode"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "common/example.rs"]
+mod example;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
@@ -13,6 +16,7 @@ use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use example::program;
 use fd_handoff::client::{Client, Outcome, Status};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -71,14 +75,6 @@ impl Drop for Service {
         let _ = killpg(self.group(), Signal::SIGKILL);
         let _ = self.first.wait();
     }
-}
-
-/// Cargo builds the examples beside the tests.
-fn program(example: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.parent().and_then(Path::parent).unwrap().join("examples").join(example);
-    assert!(program.exists(), "{} is not built: run cargo test, or cargo build --examples", program.display());
-    program
 }
 
 /// For what can be seen and not be waited for.

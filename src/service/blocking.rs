@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use socket2::{Socket, Type};
 
 use super::registry::{self, Registry};
-use super::{Absorb, Announcer, Duty, Finish, HandoffBuilder, Hook, Hooks, Operation, Plan, Steward};
+use super::{Absorb, Announcer, Duty, Finish, HandoffBuilder, Hook, Hooks, Operation, Plan, Steward, TELL};
 use crate::accept::{Acceptor, Connections, Listener};
 use crate::config::Config;
 use crate::descriptor::Inheritable;
@@ -23,9 +23,6 @@ use crate::receive::{Inheritance, handoff_receive};
 use crate::state::{Received, State};
 use crate::sys::event::wait_readable;
 use crate::wire::Attempt;
-
-/// How often a drain says how far it is.
-const TELL: Duration = Duration::from_millis(250);
 
 /// A service that serves, hands itself over, and stops.
 ///

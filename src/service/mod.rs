@@ -35,6 +35,9 @@ pub enum Finish {
     Resume,
 }
 
+/// How often a drain says how far it is.
+pub(crate) const TELL: Duration = Duration::from_millis(250);
+
 /// How long the drain deadline that the successor is told of lies beyond this process's own: the farewell is said at
 /// the end of the drain, and has to arrive.
 const FAREWELL_ALLOWANCE: Duration = Duration::from_secs(2);

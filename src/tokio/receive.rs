@@ -185,6 +185,6 @@ impl Inheritance {
     }
 }
 
-fn with_tokio(name: &str) -> impl FnOnce(std::io::Error) -> Error {
+pub(super) fn with_tokio(name: &str) -> impl FnOnce(std::io::Error) -> Error {
     Error::io(format!("use \"{name}\" with tokio"))
 }

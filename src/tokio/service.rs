@@ -17,7 +17,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::accept::{Acceptor, Listener};
 use super::listen::{Control, Ready, Released, Successor};
-use super::receive::{Inheritance, handoff_receive};
+use super::receive::{Inheritance, handoff_receive, with_tokio};
 use super::{Watched, off_runtime};
 use crate::config::Config;
 use crate::descriptor::Inheritable;
@@ -25,12 +25,10 @@ use crate::error::{Error, Failure, Result, StateError};
 use crate::generation::Generation;
 use crate::giving::Giving;
 use crate::service::registry::{self, Registry};
-use crate::service::{Absorb, Announcer, Duty, Finish, HandoffBuilder, Hook, Hooks, Operation, Plan, Steward};
+use crate::service::{Absorb, Announcer, Duty, Finish, HandoffBuilder, Hook, Hooks, Operation, Plan, Steward, TELL};
 use crate::state::{Received, State};
 use crate::wire::Attempt;
 
-/// How often a drain says how far it is.
-const TELL: Duration = Duration::from_millis(250);
 /// How long connections may take to end once the drain deadline has passed.
 const ENDING: Duration = Duration::from_secs(1);
 
@@ -663,10 +661,6 @@ async fn absorb(hooks: &Hooks, farewell: Received) {
     if let Err(error) = absorbed.await {
         tracing::error!(event = "farewell_lost", %error, "a farewell is lost");
     }
-}
-
-fn with_tokio(name: &str) -> impl FnOnce(std::io::Error) -> Error {
-    Error::io(format!("use \"{name}\" with tokio"))
 }
 
 /// [`crate::Handle`] on tokio: what other tasks can do with a service.

@@ -90,6 +90,7 @@ macro_rules! sides {
         }
     )*};
 }
+pub(crate) use sides;
 sides! { Control Inheritance Successor Ready Released }
 
 /// Calls what does not wait.

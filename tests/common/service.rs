@@ -13,21 +13,11 @@ use socket2::Socket;
 #[cfg(feature = "tokio")]
 use tokio::runtime::Runtime;
 
-use super::Form;
 #[cfg(feature = "tokio")]
 use super::runtime;
+use super::{Form, sides};
 
-macro_rules! forms_of {
-    ($($name:ident)*) => {$(
-        pub(crate) enum $name {
-            Blocking(fd_handoff::$name),
-            // The runtime goes last.
-            #[cfg(feature = "tokio")]
-            Tokio(fd_handoff::tokio::$name, Arc<Runtime>),
-        }
-    )*};
-}
-forms_of! { Starting Handoff Handle }
+sides! { Starting Handoff Handle }
 
 /// What is set on a builder of either form.
 #[derive(Default)]

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "../common/example.rs"]
+mod example;
 #[cfg(feature = "tokio")]
 mod grpc;
 mod http;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -14,6 +14,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
 use crate::PATIENCE;
+use crate::example::program;
 
 /// How a new process is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -151,12 +152,4 @@ impl Ready {
             listen: word("listen=")?.parse().ok()?,
         })
     }
-}
-
-/// Cargo builds the examples beside the tests.
-fn program(example: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.parent().and_then(Path::parent).unwrap().join("examples").join(example);
-    assert!(program.exists(), "{} is not built: run cargo test, or cargo build --examples", program.display());
-    program
 }
