@@ -8,27 +8,23 @@
 //! Ratios are of medians; absolute times on a shared machine mean little. Each ratio is shown with its goal. Exit
 //! status 1 says that one is clearly broken: that of the fastest rounds, which other load touches least.
 
-use std::io::{self, IoSliceMut, Read};
-use std::mem::MaybeUninit;
+#[expect(unreachable_pub, reason = "the benchmark of the peers has it, too, as a part of its library")]
+mod bare;
+
+use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use bare::{BATCH, ENTRY, FRAME, expect, receive, send};
 use fd_handoff::{Config, Control, Offer, State, handoff_listen, handoff_receive};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use sendfd::SendWithFd;
 
 const ROUNDS: usize = 60;
 /// How far beyond its goal the ratio of the fastest rounds has to be to count as broken.
 const ROOM: f64 = 5.0;
-/// What one message carries at the most.
-const BATCH: usize = 252;
-/// How long a frame is, about: the bytes are sent, so they have to be there.
-const FRAME: usize = 200;
-const ENTRY: usize = 100;
 
 fn main() -> ExitCode {
     // Run by `cargo test --benches`: only show that it works.
@@ -60,7 +56,7 @@ fn compare(kind: &str, fds: &[OwnedFd], goal: f64, rounds: usize) -> bool {
 
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        floor.push(bare(fds).expect("the bare system calls"));
+        floor.push(floor_of(fds).expect("the bare system calls"));
         let (took, next) = handoff(control, &path, fds);
         ours.push(took);
         control = next;
@@ -103,7 +99,7 @@ fn handoff(control: Control, path: &Path, fds: &[OwnedFd]) -> (Duration, Control
 }
 
 /// The same bytes and descriptors in the same order, with nothing looked at.
-fn bare(fds: &[OwnedFd]) -> io::Result<Duration> {
+fn floor_of(fds: &[OwnedFd]) -> io::Result<Duration> {
     let (giver, taker) = UnixStream::pair()?;
     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     let (waiting, waits) = std::sync::mpsc::channel();
@@ -137,36 +133,6 @@ fn bare(fds: &[OwnedFd]) -> io::Result<Duration> {
         giver.join().expect("the giving thread")?;
         Ok(took)
     })
-}
-
-fn send(stream: &UnixStream, length: usize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let bytes = vec![b' '; length];
-    let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let sent = stream.send_with_fd(&bytes, &raw)?;
-    assert_eq!(sent, length, "a blocking socket takes a message whole");
-    Ok(())
-}
-
-fn expect(stream: &UnixStream, length: usize) -> io::Result<()> {
-    let mut stream = stream;
-    stream.read_exact(&mut vec![0; length])
-}
-
-fn receive(stream: &UnixStream, length: usize, received: &mut Vec<OwnedFd>) -> io::Result<()> {
-    let mut bytes = vec![0; length];
-    let mut filled = 0;
-    while filled < length {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut parts = [IoSliceMut::new(&mut bytes[filled..])];
-        filled += rustix::net::recvmsg(stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                received.extend(fds);
-            }
-        }
-    }
-    Ok(())
 }
 
 fn ratio(ours: Option<&Duration>, floor: Option<&Duration>) -> f64 {

@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::stat::SFlag;
+use rustix::fs::FileType;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::error::{Error, PathProblem, Result};
@@ -80,7 +80,7 @@ impl Place {
             .map_err(|error| self.problem(from_io("look at it", error)))?;
         match stat {
             None => Ok(None),
-            Some(stat) if file::kind_bits(&stat) == SFlag::S_IFSOCK => Ok(Some(file::id(&stat))),
+            Some(stat) if file::file_type(&stat) == FileType::Socket => Ok(Some(file::id(&stat))),
             Some(_) => Err(self.problem(PathProblem::NotASocket)),
         }
     }

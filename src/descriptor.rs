@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use nix::libc;
-use nix::sys::stat::SFlag;
+use rustix::fs::FileType;
 use socket2::SockRef;
 
 use crate::error::{Error, Result};
@@ -72,9 +72,9 @@ fn socket_kind(fd: BorrowedFd<'_>, addr: &socket2::SockAddr) -> io::Result<Kind>
 
 fn describe_file(fd: BorrowedFd<'_>) -> io::Result<Facts> {
     let stat = file::stat(fd)?;
-    let kind = match file::kind_bits(&stat) {
-        SFlag::S_IFREG => Kind::File,
-        SFlag::S_IFIFO => Kind::Pipe,
+    let kind = match file::file_type(&stat) {
+        FileType::RegularFile => Kind::File,
+        FileType::Fifo => Kind::Pipe,
         _ => Kind::Other,
     };
     Ok(Facts { kind, addr: None, cookie: None, file: Some(file::id(&stat)) })
@@ -99,8 +99,15 @@ pub(crate) fn status_of(entry: &Entry) -> FdStatus {
 
 /// A descriptor of this process's own under a name.
 pub(crate) fn named(name: &str, fd: &impl AsFd) -> Result<Entry> {
-    let facts = describe(fd.as_fd()).map_err(Error::io(format!("examine \"{name}\"")))?;
-    Ok(entry(application_name(name)?, 0, facts))
+    examine(application_name(name)?, 0, fd.as_fd())
+}
+
+/// The line of the manifest for one of this process's own descriptors.
+pub(crate) fn examine(name: Name, index: u32, fd: BorrowedFd<'_>) -> Result<Entry> {
+    let facts = describe(fd).map_err(Error::io(format!("examine the descriptor \"{name}\"")))?;
+    // Nothing but a socket has one.
+    let netns = facts.cookie.and_then(|_| socket::netns_cookie(fd).ok());
+    Ok(Entry { netns, ..entry(name, index, facts) })
 }
 
 /// What is wrong with a descriptor that arrived.
@@ -240,7 +247,7 @@ impl Unclaimed {
 
     /// Takes the only descriptor of a name.
     pub(crate) fn take<T: Inheritable>(&mut self, name: &str) -> Result<Option<(Entry, T)>> {
-        let several = self.by_name.iter().find(|(it, group)| it.as_str() == name && group.len() > 1);
+        let several = self.by_name.get_key_value(name).filter(|(_, group)| group.len() > 1);
         if let Some((name, group)) = several {
             return Err(Error::Several { name: name.clone(), count: group.len() });
         }
@@ -249,8 +256,7 @@ impl Unclaimed {
 
     /// The address of the only descriptor of a name, before it is taken.
     pub(crate) fn address(&self, name: &str) -> Option<&str> {
-        let group = self.by_name.iter().find(|(it, _)| it.as_str() == name)?.1;
-        group.first()?.0.addr.as_deref()
+        self.by_name.get(name)?.first()?.0.addr.as_deref()
     }
 
     /// The names that nobody took.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::channel::{Link, Point};
 use crate::control_socket;
-use crate::descriptor::{Attachment, application_name, describe, entry};
+use crate::descriptor::{Attachment, application_name, describe, entry, examine};
 use crate::error::{Error, Failure, Owner, Result, StateError};
 use crate::generation::{Arrival, Generation, Named};
 use crate::history::{Laps, micros};
@@ -18,7 +18,7 @@ use crate::reception::left;
 use crate::spawn::Spawned;
 use crate::state::State;
 use crate::sys::event::Poller;
-use crate::sys::{file, limits, process, socket};
+use crate::sys::{file, limits, process};
 use crate::wire::{
     self, Entry, ErrorCode, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, News, Outcome, Phase, Receive,
 };
@@ -55,9 +55,19 @@ impl<'fd> Offer<'fd> {
     /// Adds several descriptors under one name, such as the sockets of an SO_REUSEPORT group or the
     /// connections of a session table. The successor takes them in this order.
     #[must_use]
-    pub fn group<T: AsFd + 'fd>(mut self, name: &str, fds: impl IntoIterator<Item = &'fd T>) -> Offer<'fd> {
+    pub fn group<T: AsFd + 'fd>(self, name: &str, fds: impl IntoIterator<Item = &'fd T>) -> Offer<'fd> {
+        self.known(name, fds.into_iter().map(|fd| (None, fd.as_fd())))
+    }
+
+    /// Descriptors of which some have been examined before, and cannot have changed.
+    #[must_use]
+    pub(crate) fn known<'a>(
+        mut self,
+        name: &str,
+        fds: impl IntoIterator<Item = (Option<&'a Entry>, BorrowedFd<'fd>)>,
+    ) -> Offer<'fd> {
         if self.error.is_none() {
-            self.error = self.add(name, fds.into_iter().map(AsFd::as_fd)).err();
+            self.error = self.add(name, fds).err();
         }
         self
     }
@@ -69,15 +79,21 @@ impl<'fd> Offer<'fd> {
         self
     }
 
-    fn add(&mut self, name: &str, fds: impl Iterator<Item = BorrowedFd<'fd>>) -> Result<()> {
+    fn add<'a>(
+        &mut self,
+        name: &str,
+        fds: impl IntoIterator<Item = (Option<&'a Entry>, BorrowedFd<'fd>)>,
+    ) -> Result<()> {
         let name = application_name(name)?;
         if !self.names.insert(name.clone()) {
             return Err(Error::DuplicateName(name));
         }
-        for (index, fd) in fds.enumerate() {
-            let facts = describe(fd).map_err(Error::io(format!("examine the descriptor \"{name}\"")))?;
-            let mut entry = entry(name.clone(), index as u32, facts);
-            entry.netns = socket::netns_cookie(fd).ok();
+        for (index, (known, fd)) in fds.into_iter().enumerate() {
+            let (name, index) = (name.clone(), index as u32);
+            let entry = match known {
+                Some(known) => Entry { name, index, ..known.clone() },
+                None => examine(name, index, fd)?,
+            };
             self.named.add(&entry);
             self.descriptors.push_back((entry, Attachment::Lent(self.fds.len())));
             self.fds.push(fd);

@@ -109,7 +109,7 @@ impl Inheritance {
     ///
     /// [`Error::AddressChanged`] where the inherited one is bound elsewhere, and what `bind(2)` says.
     pub fn tcp_listener(&mut self, name: &str, addr: SocketAddr) -> Result<TcpListener> {
-        self.inherited.take_bound(name, addr, TcpListener::bind)
+        self.inherited.take_bound(name, addr, TcpListener::bind).map(|(_, listener)| listener)
     }
 
     /// The inherited UDP socket of this name, or else a new one, bound to `addr`. Port 0 stands for any port.
@@ -118,7 +118,7 @@ impl Inheritance {
     ///
     /// As [`Inheritance::tcp_listener`].
     pub fn udp_socket(&mut self, name: &str, addr: SocketAddr) -> Result<UdpSocket> {
-        self.inherited.take_bound(name, addr, UdpSocket::bind)
+        self.inherited.take_bound(name, addr, UdpSocket::bind).map(|(_, socket)| socket)
     }
 
     /// Names a socket or file in `status` that this program made in another way.

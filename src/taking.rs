@@ -347,12 +347,24 @@ impl Inherited {
         T: Inheritable + AsFd,
         E: Into<std::io::Error>,
     {
-        if let Some(inherited) = self.take(name)? {
-            return Ok(inherited);
-        }
-        let made = make().map_err(|error| Error::io(format!("make \"{name}\""))(error.into()))?;
-        self.register(name, &made)?;
-        Ok(made)
+        self.take_or_make(name, make).map(|(_, taken)| taken)
+    }
+
+    /// [`Inherited::take_or_else`], and what the kernel says of it.
+    pub(crate) fn take_or_make<T, E>(&mut self, name: &str, make: impl FnOnce() -> Result<T, E>) -> Result<(Entry, T)>
+    where
+        T: Inheritable + AsFd,
+        E: Into<std::io::Error>,
+    {
+        let (entry, taken) = match self.unclaimed.take(name)? {
+            Some(inherited) => inherited,
+            None => {
+                let made = make().map_err(|error| Error::io(format!("make \"{name}\""))(error.into()))?;
+                (named(name, &made)?, made)
+            }
+        };
+        self.named.add(&entry);
+        Ok((entry, taken))
     }
 
     /// The inherited socket of this name if it is bound to `wanted`, or else a new one.
@@ -361,7 +373,7 @@ impl Inherited {
         name: &str,
         wanted: SocketAddr,
         bind: impl FnOnce(SocketAddr) -> std::io::Result<T>,
-    ) -> Result<T>
+    ) -> Result<(Entry, T)>
     where
         T: Inheritable + AsFd,
     {
@@ -371,7 +383,7 @@ impl Inherited {
                 return Err(Error::AddressChanged { name, found, wanted });
             }
         }
-        self.take_or_else(name, || {
+        self.take_or_make(name, || {
             bind(wanted).map_err(|error| std::io::Error::new(error.kind(), format!("{wanted}: {error}")))
         })
     }

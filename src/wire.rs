@@ -67,8 +67,15 @@ impl fmt::Display for VersionRange {
 
 /// The name of a descriptor: 1 to [`MAX_NAME`] bytes of UTF-8 without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct Name(String);
+
+/// As text, so that a map by name is asked by text: both compare alike.
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl Name {
     /// The name of the control listener, [`CONTROL_NAME`].

@@ -22,7 +22,7 @@ use crate::listen::{Control, Ready, Released, Successor, pause};
 use crate::receive::{Inheritance, handoff_receive};
 use crate::state::{Received, State};
 use crate::sys::event::wait_readable;
-use crate::wire::Attempt;
+use crate::wire::{Attempt, Entry};
 
 /// A service that serves, hands itself over, and stops.
 ///
@@ -143,8 +143,8 @@ impl Starting {
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<Acceptor<TcpListener>> {
         self.registry.claim(name)?;
-        let listener = registry::tcp_listener(&mut self.inheritance.inherited, name, addr, &mut options)?;
-        self.acceptor(name, listener)
+        let (facts, listener) = registry::tcp_listener(&mut self.inheritance.inherited, name, addr, &mut options)?;
+        self.acceptor(facts, listener)
     }
 
     /// The inherited UDP socket of this name, or else a new one, bound to `addr`. Port 0 stands for any port. Stop
@@ -197,8 +197,9 @@ impl Starting {
     ) -> Result<Acceptor<UnixListener>> {
         self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
-        let listener: UnixListener = registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut options)?;
-        self.acceptor(name, listener)
+        let (facts, listener): (_, UnixListener) =
+            registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut options)?;
+        self.acceptor(facts, listener)
     }
 
     /// The inherited Unix datagram socket of this name, or else a new one at `path`, as with
@@ -224,7 +225,8 @@ impl Starting {
     ) -> Result<UnixDatagram> {
         self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
-        let socket: UnixDatagram = registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
+        let (_, socket): (_, UnixDatagram) =
+            registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
         self.keep(name, &socket)?;
         Ok(socket)
     }
@@ -244,7 +246,8 @@ impl Starting {
     ) -> Result<OwnedFd> {
         self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
-        let socket: OwnedFd = registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
+        let (_, socket): (_, OwnedFd) =
+            registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
         self.keep(name, &socket)?;
         Ok(socket)
     }
@@ -337,19 +340,19 @@ impl Starting {
         Ok(Handoff { control: Some(control), steward, handle, hooks, announcer, drain, turn: None })
     }
 
-    fn acceptor<L>(&mut self, name: &str, listener: L) -> Result<Acceptor<L>>
+    fn acceptor<L>(&mut self, facts: Entry, listener: L) -> Result<Acceptor<L>>
     where
         L: Listener + Send + Sync + 'static,
     {
         let acceptor = Acceptor::counted(listener, self.connections.clone());
-        let acceptor = acceptor.map_err(Error::io(format!("accept on \"{name}\"")))?;
+        let acceptor = acceptor.map_err(|error| Error::io(format!("accept on \"{}\"", facts.name))(error))?;
         let (listener, gate) = acceptor.parts();
-        self.registry.add(name, listener, Some(gate));
+        self.registry.add_listener(facts, listener, gate);
         Ok(acceptor)
     }
 
     fn keep(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
-        self.registry.add(name, registry::copy(name, fd)?, None);
+        self.registry.add(name, vec![registry::copy(name, fd)?]);
         Ok(())
     }
 }

@@ -4,12 +4,14 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use indexmap::IndexMap;
+use indexmap::map::Entry as Place;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::descriptor::{Inheritable, application_name, named};
@@ -17,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::generation::Generation;
 use crate::giving::Offer;
 use crate::taking::Inherited;
+use crate::wire::{Entry, Kind};
 
 /// How many connections may wait to be accepted; the kernel bounds it by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -42,14 +45,27 @@ impl Shuts for crate::accept::Gate {
 
 /// The sockets of one generation by name, in the order in which they were registered.
 #[derive(Clone, Default)]
-pub(crate) struct Registry(Arc<Mutex<Vec<Registered>>>);
+pub(crate) struct Registry(Arc<Mutex<IndexMap<String, Registered>>>);
 
 struct Registered {
-    name: String,
-    fds: Vec<Shared>,
+    fds: Vec<Kept>,
     gates: Vec<Arc<dyn Shuts>>,
     /// A Unix socket's path, to be removed when the service stops.
     path: Option<Bound>,
+}
+
+/// A descriptor that is offered.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    fd: Shared,
+    /// What the kernel says of a listener: that stays as it is, and need not be asked at each offer.
+    facts: Option<Arc<Entry>>,
+}
+
+impl Kept {
+    fn known(&self) -> (Option<&Entry>, BorrowedFd<'_>) {
+        (self.facts.as_deref(), self.fd.as_fd())
+    }
 }
 
 /// A path that leads to a socket of this service.
@@ -60,12 +76,12 @@ struct Bound {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.lock().iter().map(|registered| &registered.name)).finish()
+        f.debug_list().entries(self.lock().keys()).finish()
     }
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, Vec<Registered>> {
+    fn lock(&self) -> MutexGuard<'_, IndexMap<String, Registered>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -75,61 +91,76 @@ impl Registry {
     ///
     /// [`Error::DuplicateName`]: of two listeners with one name, a successor would get one.
     pub(crate) fn claim(&self, name: &str) -> Result<()> {
-        let taken = self.lock().iter().any(|it| it.name == name);
-        if taken { Err(Error::DuplicateName(application_name(name)?)) } else { Ok(()) }
+        if self.lock().contains_key(name) { Err(Error::DuplicateName(application_name(name)?)) } else { Ok(()) }
     }
 
-    pub(crate) fn add(&self, name: &str, fd: Shared, gate: Option<Arc<dyn Shuts>>) {
-        self.add_group(name, vec![fd], gate);
+    /// Adds a listener that is accepted on through `gate`.
+    pub(crate) fn add_listener(&self, facts: Entry, fd: Shared, gate: Arc<dyn Shuts>) {
+        let path = if facts.kind == Kind::UnixListener { Bound::of(&fd) } else { None };
+        let name = facts.name.as_str().to_owned();
+        // A predecessor on an older kernel, or in another language, may have told less than there is to know.
+        let is_whole = facts.cookie.is_some() && facts.netns.is_some();
+        let fds = vec![Kept { fd, facts: is_whole.then(|| Arc::new(facts)) }];
+        self.insert(name, Registered { fds, gates: vec![gate], path });
     }
 
     /// Adds descriptors under a name, in the place of those that had it before. Returns how many those were.
-    pub(crate) fn add_group(&self, name: &str, fds: Vec<Shared>, gate: Option<Arc<dyn Shuts>>) -> usize {
+    pub(crate) fn add(&self, name: &str, fds: Vec<Shared>) -> usize {
         let path = fds.first().and_then(Bound::of);
-        let mut registered = Registered { name: name.to_owned(), fds, gates: gate.into_iter().collect(), path };
-        let mut all = self.lock();
-        let Some(before) = all.iter_mut().find(|it| it.name == name) else {
-            all.push(registered);
-            return 0;
-        };
-        // Whoever still accepts on those has to stop with the others.
-        registered.gates.append(&mut before.gates);
-        registered.path = registered.path.or(before.path.take());
-        std::mem::replace(before, registered).fds.len()
+        let fds = fds.into_iter().map(|fd| Kept { fd, facts: None }).collect();
+        self.insert(name.to_owned(), Registered { fds, gates: Vec::new(), path })
+    }
+
+    fn insert(&self, name: String, registered: Registered) -> usize {
+        match self.lock().entry(name) {
+            Place::Vacant(place) => {
+                place.insert(registered);
+                0
+            }
+            Place::Occupied(mut place) => place.get_mut().give_way_to(registered),
+        }
     }
 
     /// Stops accepting on the sockets of a name, and no longer offers them. Returns how many there were.
     pub(crate) fn remove(&self, name: &str) -> usize {
-        let mut all = self.lock();
-        let Some(place) = all.iter().position(|it| it.name == name) else { return 0 };
-        let removed = all.remove(place);
+        let Some(removed) = self.lock().shift_remove(name) else { return 0 };
         removed.gates.iter().for_each(|gate| gate.shut());
         removed.path.iter().for_each(Bound::remove);
         removed.fds.len()
     }
 
     pub(crate) fn shut(&self) {
-        self.lock().iter().flat_map(|it| &it.gates).for_each(|gate| gate.shut());
+        self.lock().values().flat_map(|it| &it.gates).for_each(|gate| gate.shut());
     }
 
     pub(crate) fn open(&self) {
-        self.lock().iter().flat_map(|it| &it.gates).for_each(|gate| gate.open());
+        self.lock().values().flat_map(|it| &it.gates).for_each(|gate| gate.open());
     }
 
     /// The paths of Unix sockets go with a service that stops without a successor.
     pub(crate) fn remove_paths(&self) {
-        self.lock().iter().filter_map(|it| it.path.as_ref()).for_each(Bound::remove);
+        self.lock().values().filter_map(|it| it.path.as_ref()).for_each(Bound::remove);
     }
 
     /// Everything that goes into an offer.
-    pub(crate) fn table(&self) -> Vec<(String, Vec<Shared>)> {
-        self.lock().iter().map(|it| (it.name.clone(), it.fds.clone())).collect()
+    pub(crate) fn table(&self) -> Vec<(String, Vec<Kept>)> {
+        self.lock().iter().map(|(name, it)| (name.clone(), it.fds.clone())).collect()
+    }
+}
+
+impl Registered {
+    /// Puts another in its place. Returns how many descriptors this one had.
+    fn give_way_to(&mut self, mut other: Registered) -> usize {
+        // Whoever still accepts on those has to stop with the others.
+        other.gates.append(&mut self.gates);
+        other.path = other.path.or(self.path.take());
+        std::mem::replace(self, other).fds.len()
     }
 }
 
 /// An offer of everything in the table.
-pub(crate) fn offer(table: &[(String, Vec<Shared>)]) -> Offer<'_> {
-    table.iter().fold(Offer::new(), |offer, (name, fds)| offer.group(name, fds))
+pub(crate) fn offer(table: &[(String, Vec<Kept>)]) -> Offer<'_> {
+    table.iter().fold(Offer::new(), |offer, (name, fds)| offer.known(name, fds.iter().map(Kept::known)))
 }
 
 impl Bound {
@@ -161,7 +192,7 @@ pub(crate) fn register_group<'a, T: AsFd + 'a>(
         entries.push(named(name, fd)?);
         copies.push(copy(name, fd)?);
     }
-    let before = registry.add_group(name, copies, None);
+    let before = registry.add(name, copies);
     generation.rename(name, before, &entries);
     Ok(())
 }
@@ -187,7 +218,7 @@ pub(crate) fn tcp_listener(
     name: &str,
     addr: SocketAddr,
     options: Options<'_>,
-) -> Result<std::net::TcpListener> {
+) -> Result<(Entry, std::net::TcpListener)> {
     inherited.take_bound(name, addr, |addr| {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
         // As the standard library does: connections of an earlier run in TIME_WAIT are not in the way.
@@ -205,12 +236,13 @@ pub(crate) fn udp_socket(
     addr: SocketAddr,
     options: Options<'_>,
 ) -> Result<std::net::UdpSocket> {
-    inherited.take_bound(name, addr, |addr| {
+    let taken = inherited.take_bound(name, addr, |addr| {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
         options(&socket)?;
         socket.bind(&addr.into())?;
         Ok(socket.into())
-    })
+    });
+    taken.map(|(_, socket)| socket)
 }
 
 /// A Unix socket at a path. Where a socket is there that nobody has open, it is replaced.
@@ -220,12 +252,12 @@ pub(crate) fn unix_socket<T: Inheritable + AsFd>(
     path: &Path,
     kind: Type,
     options: Options<'_>,
-) -> Result<T> {
+) -> Result<(Entry, T)> {
     if let Some(found) = inherited.address(name).filter(|found| !is_same(found, path)) {
         let (name, found, wanted) = (name.to_owned(), found.to_owned(), path.display().to_string());
         return Err(Error::AddressChanged { name, found, wanted });
     }
-    inherited.take_or_else(name, || -> io::Result<T> {
+    inherited.take_or_make(name, || -> io::Result<T> {
         let socket = Socket::new(Domain::UNIX, kind, None)?;
         options(&socket)?;
         let addr = SockAddr::unix(path)?;

@@ -6,9 +6,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use nix::fcntl::{AtFlags, FcntlArg, OFlag, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::{FileStat, Mode, SFlag};
+use nix::sys::stat::Mode;
+use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::io::Errno;
 
 use crate::wire::FileId;
 
@@ -42,17 +44,18 @@ pub(crate) fn map(memfd: &File) -> io::Result<memmap2::Mmap> {
     unsafe { memmap2::Mmap::map(memfd) }
 }
 
-pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<FileStat> {
-    Ok(nix::sys::stat::fstat(fd)?)
+/// `fstat(2)` itself: the C library takes the way over `newfstatat(2)`, and so through a path lookup.
+pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+    Ok(rustix::fs::fstat(fd)?)
 }
 
-pub(crate) fn kind_bits(stat: &FileStat) -> SFlag {
-    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+pub(crate) fn file_type(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
 }
 
 // The widths of st_dev and st_ino differ between architectures.
 #[allow(clippy::unnecessary_cast)]
-pub(crate) fn id(stat: &FileStat) -> FileId {
+pub(crate) fn id(stat: &Stat) -> FileId {
     FileId { dev: stat.st_dev as u64, ino: stat.st_ino as u64 }
 }
 
@@ -63,10 +66,10 @@ pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// What `name` in `directory` is, without following a symbolic link; nothing where there is nothing.
-pub(crate) fn stat_at(directory: BorrowedFd<'_>, name: &Path) -> io::Result<Option<FileStat>> {
-    match nix::sys::stat::fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+pub(crate) fn stat_at(directory: BorrowedFd<'_>, name: &Path) -> io::Result<Option<Stat>> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
-        Err(nix::errno::Errno::ENOENT) => Ok(None),
+        Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }
@@ -114,7 +117,7 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
 
 /// The inode of this process's time namespace; clocks of two namespaces cannot be compared.
 pub(crate) fn time_namespace() -> Option<u64> {
-    nix::sys::stat::stat("/proc/self/ns/time").ok().map(|stat| id(&stat).ino)
+    rustix::fs::stat("/proc/self/ns/time").ok().map(|stat| id(&stat).ino)
 }
 
 /// Takes ownership of a descriptor number that the kernel has just handed to the caller.

@@ -107,7 +107,7 @@ impl Inheritance {
     ///
     /// As there.
     pub fn tcp_listener(&mut self, name: &str, addr: SocketAddr) -> Result<TcpListener> {
-        let listener = self.inherited.take_bound(name, addr, std::net::TcpListener::bind)?;
+        let listener = self.inherited.take_bound(name, addr, std::net::TcpListener::bind)?.1;
         listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)).map_err(with_tokio(name))
     }
 
@@ -117,7 +117,7 @@ impl Inheritance {
     ///
     /// As there.
     pub fn udp_socket(&mut self, name: &str, addr: SocketAddr) -> Result<UdpSocket> {
-        let socket = self.inherited.take_bound(name, addr, std::net::UdpSocket::bind)?;
+        let socket = self.inherited.take_bound(name, addr, std::net::UdpSocket::bind)?.1;
         socket.set_nonblocking(true).and_then(|()| UdpSocket::from_std(socket)).map_err(with_tokio(name))
     }
 

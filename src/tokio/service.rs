@@ -27,7 +27,7 @@ use crate::giving::Giving;
 use crate::service::registry::{self, Registry};
 use crate::service::{Absorb, Announcer, Duty, Finish, HandoffBuilder, Hook, Hooks, Operation, Plan, Steward, TELL};
 use crate::state::{Received, State};
-use crate::wire::Attempt;
+use crate::wire::{Attempt, Entry};
 
 /// How long connections may take to end once the drain deadline has passed.
 const ENDING: Duration = Duration::from_secs(1);
@@ -162,9 +162,9 @@ impl Starting {
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<Acceptor<TcpListener>> {
         self.registry.claim(name)?;
-        let listener = registry::tcp_listener(&mut self.inheritance.inherited, name, addr, &mut options)?;
+        let (facts, listener) = registry::tcp_listener(&mut self.inheritance.inherited, name, addr, &mut options)?;
         let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
-        Ok(self.acceptor(name, listener.map_err(with_tokio(name))?))
+        Ok(self.acceptor(facts, listener.map_err(with_tokio(name))?))
     }
 
     /// [`crate::Starting::udp_socket`] as tokio's.
@@ -215,10 +215,10 @@ impl Starting {
     ) -> Result<Acceptor<UnixListener>> {
         self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
-        let listener: std::os::unix::net::UnixListener =
+        let (facts, listener): (_, std::os::unix::net::UnixListener) =
             registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut options)?;
         let listener = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
-        Ok(self.acceptor(name, listener.map_err(with_tokio(name))?))
+        Ok(self.acceptor(facts, listener.map_err(with_tokio(name))?))
     }
 
     /// [`crate::Starting::unix_datagram`] as tokio's.
@@ -243,7 +243,7 @@ impl Starting {
     ) -> Result<UnixDatagram> {
         self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
-        let socket: std::os::unix::net::UnixDatagram =
+        let (_, socket): (_, std::os::unix::net::UnixDatagram) =
             registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
         self.keep(name, &socket)?;
         socket.set_nonblocking(true).and_then(|()| UnixDatagram::from_std(socket)).map_err(with_tokio(name))
@@ -262,7 +262,8 @@ impl Starting {
     ) -> Result<OwnedFd> {
         self.registry.claim(name)?;
         let inherited = &mut self.inheritance.inherited;
-        let socket: OwnedFd = registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
+        let (_, socket): (_, OwnedFd) =
+            registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
         self.keep(name, &socket)?;
         Ok(socket)
     }
@@ -350,15 +351,15 @@ impl Starting {
         Ok(Handoff { control: Some(control), steward, handle, hooks, announcer })
     }
 
-    fn acceptor<L: Listener + AsFd>(&mut self, name: &str, listener: L) -> Acceptor<L> {
+    fn acceptor<L: Listener + AsFd>(&mut self, facts: Entry, listener: L) -> Acceptor<L> {
         let acceptor = Acceptor::new(listener, self.connections.clone());
         let (listener, gate) = acceptor.parts();
-        self.registry.add(name, listener, Some(gate));
+        self.registry.add_listener(facts, listener, gate);
         acceptor
     }
 
     fn keep(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
-        self.registry.add(name, registry::copy(name, fd)?, None);
+        self.registry.add(name, vec![registry::copy(name, fd)?]);
         Ok(())
     }
 }
