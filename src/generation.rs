@@ -408,9 +408,12 @@ impl Generation {
         Event { event, generation: self.number, pid, elapsed_us, connections: None, message }
     }
 
+    /// Wakes the background only where somebody listens: on its way, a handoff has better things to do.
     pub(crate) fn publish(&self, event: Event) {
-        self.board().publish(event);
-        self.wake.raise();
+        let heard = self.board().publish(event);
+        if heard {
+            self.wake.raise();
+        }
     }
 
     /// There is no predecessor to wait for, any more or at all. `drained` says for how long it has drained.
@@ -469,11 +472,13 @@ impl Board {
         self.phase = Phase::Serving;
     }
 
-    /// Tells those who listen, if any do; the background has to be woken.
-    fn publish(&mut self, event: Event) {
-        if self.listening > 0 {
+    /// Tells those who listen, if any do: returns whether, and then the background has to be woken.
+    fn publish(&mut self, event: Event) -> bool {
+        let heard = self.listening > 0;
+        if heard {
             self.notices.push(Notice::Event(event));
         }
+        heard
     }
 
     pub(crate) fn desk(&self) -> Desk {

@@ -114,7 +114,6 @@ pub(crate) struct Giving {
     link: Link<Predecessor<Attachment>>,
     successor: Receive,
     laps: Laps,
-    timens: Option<u64>,
     over: bool,
     held: Option<Milestone>,
     /// The successor's process, where it is our child.
@@ -154,7 +153,6 @@ impl Giving {
             link,
             successor: receive,
             laps: Laps::new(began),
-            timens: file::time_namespace(),
             over: false,
             held: None,
             child: None,
@@ -253,7 +251,7 @@ impl Giving {
         self.tell(News::Release, "this process has stopped accepting");
         let monotonic_us = process::monotonic().as_micros() as u64;
         let state = state.map(attach);
-        self.link.command(Command::Release { state, monotonic_us, timens: self.timens });
+        self.link.command(Command::Release { state, monotonic_us, timens: file::time_namespace() });
     }
 
     pub(crate) fn draining(&mut self, connections: u64) {

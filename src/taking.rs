@@ -69,6 +69,8 @@ impl Search {
             return self.look();
         }
         let listener = place.bind(self.config.mode)?;
+        // No release, one day, is to wait for it.
+        file::time_namespace();
         Ok(Found::Nobody(Box::new(Inherited::nothing(self.config.clone(), place, listener, lock))))
     }
 
@@ -96,7 +98,6 @@ struct Parts {
     began: Instant,
     /// Our own network namespace, where sockets of another one are to be refused.
     netns: Option<u64>,
-    timens: Option<u64>,
     offer: Option<Box<wire::Offer>>,
     unclaimed: Unclaimed,
 }
@@ -129,7 +130,6 @@ impl Transfer {
             place,
             began,
             netns,
-            timens: file::time_namespace(),
             offer: None,
             unclaimed: Unclaimed::default(),
         };
@@ -164,6 +164,8 @@ impl Transfer {
                 }
             }
         }
+        // The answer is on its way. It will be needed when nobody accepts, and then it is here.
+        file::time_namespace();
         // An error that the role has no event for (it was over already) still ends the transfer.
         if self.parts.is_none() { self.error.take().map(Err) } else { None }
     }
@@ -195,11 +197,11 @@ impl Transfer {
                 let control = parts.unclaimed.take_control().ok_or_else(missing)?;
                 let schemas = &parts.config.schemas;
                 let state = snapshot.map(|packet| Received::open(packet, schemas)).transpose()?;
-                let Some(Parts { config, place, began, timens, offer: Some(offer), unclaimed, .. }) = self.parts.take()
+                let Some(Parts { config, place, began, offer: Some(offer), unclaimed, .. }) = self.parts.take()
                 else {
                     return Ok(None);
                 };
-                return Ok(Some(Arrived { config, place, began, timens, offer, unclaimed, control, state }));
+                return Ok(Some(Arrived { config, place, began, offer, unclaimed, control, state }));
             }
             Event::Failed(cause) => {
                 self.parts = None;
@@ -212,7 +214,7 @@ impl Transfer {
 
     /// Puts what arrived together with the connection it came over.
     pub(crate) fn finish(self, arrived: Arrived) -> Inherited {
-        let Arrived { config, place, began, timens, offer, unclaimed, control, state } = arrived;
+        let Arrived { config, place, began, offer, unclaimed, control, state } = arrived;
         let laps = Laps { transferred: Some(Instant::now()), ..Laps::new(began) };
         let (transfer_us, descriptors) = (laps.transfer_us(), offer.descriptors);
         self.link
@@ -226,7 +228,7 @@ impl Transfer {
             state: state.map(Arc::new),
             named: Named::default(),
             operated: false,
-            source: Source::Predecessor(Box::new(Claim { offer, laps, timens, link: Some(self.link), failed: None })),
+            source: Source::Predecessor(Box::new(Claim { offer, laps, link: Some(self.link), failed: None })),
         }
     }
 }
@@ -237,7 +239,6 @@ pub(crate) struct Arrived {
     config: Config,
     place: Place,
     began: Instant,
-    timens: Option<u64>,
     offer: Box<wire::Offer>,
     unclaimed: Unclaimed,
     control: OwnedFd,
@@ -273,7 +274,6 @@ enum Source {
 struct Claim {
     offer: Box<wire::Offer>,
     laps: Laps,
-    timens: Option<u64>,
     /// Absent once the handoff has come to its end.
     link: Option<Link<Successor<OwnedFd>>>,
     /// How the handoff ended, where that was heard before ready, which reports it.
@@ -525,7 +525,7 @@ impl Readied {
             let mut history: VecDeque<Attempt> = claim.offer.history.drain(..).collect();
             let outcome = if orphaned { Outcome::Orphaned } else { Outcome::Completed };
             claim.laps.active = Some(Instant::now());
-            let pause = takeover.release.as_ref().and_then(|release| pause_since(release, claim.timens));
+            let pause = takeover.release.as_ref().and_then(|release| pause_since(release, file::time_namespace()));
             claim.laps.released = pause.zip(claim.laps.active).and_then(|(pause, active)| active.checked_sub(pause));
             let attempt = claim.laps.attempt(claim.offer.generation, std::process::id(), outcome);
             pause_us = attempt.pause_us;

@@ -37,8 +37,9 @@ pub(crate) struct Channel<F> {
     stream: UnixStream,
     reader: FrameReader<OwnedFd>,
     outbox: VecDeque<Message<F>>,
-    /// Whether descriptors are welcome. Where they are not, there is no room for them, and the kernel closes them.
-    takes_descriptors: bool,
+    /// What a receive with descriptors fills. It is there where they are welcome; where they are not, there is no room for
+    /// them, and the kernel closes them.
+    chunk: Option<Box<[u8]>>,
     closed: bool,
 }
 
@@ -62,7 +63,8 @@ impl<F: Carried> Channel<F> {
     pub(crate) fn new(stream: UnixStream, takes_descriptors: bool) -> io::Result<Channel<F>> {
         stream.set_nonblocking(true)?;
         let reader = FrameReader::default();
-        Ok(Channel { stream, reader, outbox: VecDeque::new(), takes_descriptors, closed: false })
+        let chunk = takes_descriptors.then(|| vec![0; LARGE_CHUNK].into_boxed_slice());
+        Ok(Channel { stream, reader, outbox: VecDeque::new(), chunk, closed: false })
     }
 
     /// Puts a frame in the queue.
@@ -100,29 +102,27 @@ impl<F: Carried> Channel<F> {
         if self.closed {
             return Fill::Closed;
         }
-        if self.takes_descriptors {
-            self.fill_from(&mut [0; LARGE_CHUNK], socket::receive_with_fds)
-        } else {
-            self.fill_from(&mut [0; SMALL_CHUNK], socket::receive_bytes)
-        }
-    }
-
-    fn fill_from(
-        &mut self,
-        buffer: &mut [u8],
-        receive: impl Fn(&UnixStream, &mut [u8]) -> io::Result<socket::Received>,
-    ) -> Fill {
-        match receive(&self.stream, buffer) {
+        let mut small;
+        let (chunk, received, what_truncated) = match &mut self.chunk {
+            Some(large) => {
+                let received = socket::receive_with_fds(&self.stream, large);
+                (&**large, received, WireError::Truncated)
+            }
+            None => {
+                small = [0; SMALL_CHUNK];
+                let received = socket::receive_bytes(&self.stream, &mut small);
+                (&small[..], received, WireError::StrayDescriptors)
+            }
+        };
+        match received {
             Ok(received) if received.bytes == 0 => self.close(),
             Ok(received) if received.truncated => {
                 // Those that did arrive are closed: nobody can tell which they are.
-                let stray = !self.takes_descriptors;
-                let error = if stray { WireError::StrayDescriptors } else { WireError::Truncated };
-                self.reader.push_spoilt(&buffer[..received.bytes], error);
+                self.reader.push_spoilt(&chunk[..received.bytes], what_truncated);
                 Fill::Some
             }
             Ok(received) => {
-                self.reader.push(&buffer[..received.bytes], received.fds);
+                self.reader.push(&chunk[..received.bytes], received.fds);
                 Fill::Some
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Fill::Nothing,

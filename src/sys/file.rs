@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -115,9 +116,11 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
 
-/// The inode of this process's time namespace; clocks of two namespaces cannot be compared.
+/// The inode of this process's time namespace; clocks of two namespaces cannot be compared. Asked once: a process with
+/// threads stays in its own, see `time_namespaces(7)`.
 pub(crate) fn time_namespace() -> Option<u64> {
-    rustix::fs::stat("/proc/self/ns/time").ok().map(|stat| id(&stat).ino)
+    static INODE: OnceLock<Option<u64>> = OnceLock::new();
+    *INODE.get_or_init(|| rustix::fs::stat("/proc/self/ns/time").ok().map(|stat| id(&stat).ino))
 }
 
 /// Takes ownership of a descriptor number that the kernel has just handed to the caller.
