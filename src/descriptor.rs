@@ -1,11 +1,13 @@
 //! Named descriptors: what the kernel says of one, the manifest, and takes that check kind and work once.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::sync::Arc;
 
 use nix::libc;
 use rustix::fs::FileType;
@@ -13,15 +15,53 @@ use socket2::SockRef;
 
 use crate::error::{Error, Result};
 use crate::sys::{file, socket};
-use crate::wire::{Entry, FdStatus, FileId, Kind, Name, NameError};
+use crate::wire::{CONTROL_NAME, Entry, FdStatus, FileId, Kind, Name, NameError};
 
 /// What the kernel says of one descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) kind: Kind,
-    pub(crate) addr: Option<String>,
+    pub(crate) addr: Option<Address>,
     pub(crate) cookie: Option<u64>,
     pub(crate) file: Option<FileId>,
+}
+
+/// A socket's local address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    Inet(SocketAddr),
+    /// A path, or `@` and an abstract name.
+    Unix(String),
+}
+
+impl Address {
+    fn of(addr: &socket2::SockAddr) -> Option<Address> {
+        if let Some(addr) = addr.as_socket() {
+            return Some(Address::Inet(addr));
+        }
+        if let Some(path) = addr.as_pathname() {
+            return Some(Address::Unix(path.to_string_lossy().into_owned()));
+        }
+        let name = addr.as_abstract_namespace()?;
+        Some(Address::Unix(format!("@{}", String::from_utf8_lossy(name))))
+    }
+
+    /// Whether a line of the manifest means it. To read an address takes a part of the time that writing one does.
+    fn is(&self, text: &str) -> bool {
+        match self {
+            Address::Inet(addr) => text.parse() == Ok(*addr),
+            Address::Unix(name) => name == text,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(addr) => addr.fmt(f),
+            Address::Unix(name) => f.write_str(name),
+        }
+    }
 }
 
 /// Asks the kernel what `fd` is.
@@ -35,14 +75,8 @@ pub(crate) fn describe(fd: BorrowedFd<'_>) -> io::Result<Facts> {
 
 fn describe_socket(fd: BorrowedFd<'_>, addr: &socket2::SockAddr) -> io::Result<Facts> {
     let kind = socket_kind(fd, addr)?;
-    let addr = match (addr.as_socket(), addr.as_pathname(), addr.as_abstract_namespace()) {
-        (Some(addr), _, _) => Some(addr.to_string()),
-        (_, Some(path), _) => Some(path.to_string_lossy().into_owned()),
-        (_, _, Some(name)) => Some(format!("@{}", String::from_utf8_lossy(name))),
-        _ => None,
-    };
     // A kernel older than the option is served without it.
-    Ok(Facts { kind, addr, cookie: socket::cookie(fd).ok(), file: None })
+    Ok(Facts { kind, addr: Address::of(addr), cookie: socket::cookie(fd).ok(), file: None })
 }
 
 fn socket_kind(fd: BorrowedFd<'_>, addr: &socket2::SockAddr) -> io::Result<Kind> {
@@ -85,11 +119,12 @@ pub(crate) fn application_name(name: &str) -> Result<Name, NameError> {
     if name.starts_with('@') {
         return Err(NameError::Reserved(name.to_owned()));
     }
-    Name::try_from(name.to_owned())
+    Name::try_from(name)
 }
 
 pub(crate) fn entry(name: Name, index: u32, facts: Facts) -> Entry {
     let Facts { kind, addr, cookie, file } = facts;
+    let addr = addr.map(|addr| addr.to_string());
     Entry { name, index, kind, addr, cookie, netns: None, file }
 }
 
@@ -133,17 +168,20 @@ pub(crate) fn check(entry: &Entry, fd: BorrowedFd<'_>, netns: Option<u64>) -> Re
     let file = entry.file.is_some();
     let facts = if file { describe_file(fd) } else { describe(fd) };
     let facts = facts.map_err(|error| Mismatch::Unreadable { name: name(), error: error.to_string() })?;
-    let differs = facts.kind != entry.kind
-        || facts.addr != entry.addr
-        || differ(facts.cookie, entry.cookie)
-        || differ(facts.file, entry.file);
+    let same_addr = match (&facts.addr, &entry.addr) {
+        (Some(addr), Some(announced)) => addr.is(announced),
+        (None, None) => true,
+        _ => false,
+    };
+    let differs =
+        facts.kind != entry.kind || !same_addr || differ(facts.cookie, entry.cookie) || differ(facts.file, entry.file);
     if differs {
         let arrived = shown(&self::entry(name(), 0, facts));
         return Err(Mismatch::Facts { name: name(), announced: shown(entry), arrived });
     }
     let inet = matches!(facts.kind, Kind::TcpListener | Kind::TcpStream | Kind::UdpSocket);
     if inet && netns.is_some() && differ(netns_of(entry, fd), netns) {
-        return Err(Mismatch::Namespace { name: name(), addr: facts.addr.unwrap_or_default() });
+        return Err(Mismatch::Namespace { name: name(), addr: entry.addr.clone().unwrap_or_default() });
     }
     Ok(())
 }
@@ -211,47 +249,43 @@ inheritable! {
 /// Descriptors that arrived and have not been taken.
 #[derive(Debug, Default)]
 pub(crate) struct Unclaimed {
-    by_name: BTreeMap<Name, Vec<(Entry, OwnedFd)>>,
+    by_name: HashMap<Name, Vec<Delivered>>,
 }
+
+/// A descriptor that arrived, with its line of the manifest.
+type Delivered = (Arc<Entry>, OwnedFd);
 
 impl Unclaimed {
     /// Puts a batch in. The protocol has seen to it that indexes come in order.
-    pub(crate) fn insert(&mut self, batch: Vec<(Entry, OwnedFd)>) {
-        let mut batch = batch.into_iter().peekable();
-        while let Some((entry, fd)) = batch.next() {
-            let name = entry.name.clone();
-            let group = self.by_name.entry(name.clone()).or_default();
-            group.push((entry, fd));
-            while let Some(next) = batch.next_if(|(entry, _)| entry.name == name) {
-                group.push(next);
-            }
+    pub(crate) fn insert(&mut self, batch: Vec<Delivered>) {
+        for (entry, fd) in batch {
+            self.by_name.entry(entry.name.clone()).or_default().push((entry, fd));
         }
     }
 
     /// Takes the control listener, if what has its name is one.
     pub(crate) fn take_control(&mut self) -> Option<OwnedFd> {
-        let control = self.by_name.remove(&Name::control())?;
+        let control = self.by_name.remove(CONTROL_NAME)?;
         control.into_iter().next().filter(|(entry, _)| entry.kind == Kind::UnixListener).map(|(_, fd)| fd)
     }
 
     /// Takes all the descriptors of one name, in the order in which they were offered.
-    pub(crate) fn take_all<T: Inheritable>(&mut self, name: &str) -> Result<Vec<(Entry, T)>> {
-        let name = application_name(name)?;
-        let Some(group) = self.by_name.get(&name) else { return Ok(Vec::new()) };
+    pub(crate) fn take_all<T: Inheritable>(&mut self, name: &str) -> Result<Vec<(Arc<Entry>, T)>> {
+        let Some((name, group)) = self.find(name)? else { return Ok(Vec::new()) };
         if let Some((entry, _)) = group.iter().find(|(entry, _)| !accepts::<T>(entry.kind)) {
-            return Err(Error::WrongKind { name, found: entry.kind, wanted: T::KINDS });
+            return Err(Error::WrongKind { name: name.clone(), found: entry.kind, wanted: T::KINDS });
         }
+        let name = name.clone();
         let group = self.by_name.remove(&name).unwrap_or_default();
         Ok(group.into_iter().map(|(entry, fd)| (entry, T::from(fd))).collect())
     }
 
     /// Takes the only descriptor of a name.
-    pub(crate) fn take<T: Inheritable>(&mut self, name: &str) -> Result<Option<(Entry, T)>> {
-        let several = self.by_name.get_key_value(name).filter(|(_, group)| group.len() > 1);
-        if let Some((name, group)) = several {
-            return Err(Error::Several { name: name.clone(), count: group.len() });
+    pub(crate) fn take<T: Inheritable>(&mut self, name: &str) -> Result<Option<(Arc<Entry>, T)>> {
+        match self.find(name)? {
+            Some((name, group)) if group.len() > 1 => Err(Error::Several { name: name.clone(), count: group.len() }),
+            _ => Ok(self.take_all(name)?.pop()),
         }
-        Ok(self.take_all(name)?.pop())
     }
 
     /// The address of the only descriptor of a name, before it is taken.
@@ -261,7 +295,17 @@ impl Unclaimed {
 
     /// The names that nobody took.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.by_name.keys().map(Name::to_string).collect()
+        let mut names: Vec<String> = self.by_name.keys().map(Name::to_string).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// What has this name, which is to be one that an application may use.
+    fn find(&self, name: &str) -> Result<Option<(&Name, &Vec<Delivered>)>> {
+        match self.by_name.get_key_value(name) {
+            Some(found) if !name.starts_with('@') => Ok(Some(found)),
+            _ => application_name(name).map(|_| None).map_err(Error::from),
+        }
     }
 }
 
@@ -281,12 +325,12 @@ pub(crate) enum Attachment {
     /// The place in the table of what the application lends for the time of the offer.
     Lent(usize),
     /// The library's own: a memfd or a pidfd.
-    Own(std::sync::Arc<OwnedFd>),
+    Own(Arc<OwnedFd>),
 }
 
 impl From<OwnedFd> for Attachment {
     fn from(fd: OwnedFd) -> Attachment {
-        Attachment::Own(std::sync::Arc::new(fd))
+        Attachment::Own(Arc::new(fd))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The predecessor's side of one handoff, without the waiting: what the blocking and the tokio calls share.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,8 +29,8 @@ use crate::wire::{
 /// service back if its successor dies.
 #[derive(Debug, Default)]
 pub struct Offer<'fd> {
-    descriptors: VecDeque<(Entry, Attachment)>,
-    names: BTreeSet<Name>,
+    descriptors: VecDeque<(Arc<Entry>, Attachment)>,
+    names: HashSet<Name>,
     /// What `status` will show of them.
     named: Named,
     fds: Vec<BorrowedFd<'fd>>,
@@ -55,19 +55,19 @@ impl<'fd> Offer<'fd> {
     /// Adds several descriptors under one name, such as the sockets of an SO_REUSEPORT group or the
     /// connections of a session table. The successor takes them in this order.
     #[must_use]
-    pub fn group<T: AsFd + 'fd>(self, name: &str, fds: impl IntoIterator<Item = &'fd T>) -> Offer<'fd> {
-        self.known(name, fds.into_iter().map(|fd| (None, fd.as_fd())))
-    }
-
-    /// Descriptors of which some have been examined before, and cannot have changed.
-    #[must_use]
-    pub(crate) fn known<'a>(
-        mut self,
-        name: &str,
-        fds: impl IntoIterator<Item = (Option<&'a Entry>, BorrowedFd<'fd>)>,
-    ) -> Offer<'fd> {
+    pub fn group<T: AsFd + 'fd>(mut self, name: &str, fds: impl IntoIterator<Item = &'fd T>) -> Offer<'fd> {
         if self.error.is_none() {
             self.error = self.add(name, fds).err();
+        }
+        self
+    }
+
+    /// Adds a descriptor that was examined before, and cannot have changed.
+    #[must_use]
+    pub(crate) fn known(mut self, entry: &Arc<Entry>, fd: BorrowedFd<'fd>) -> Offer<'fd> {
+        if self.error.is_none() {
+            self.error = self.claim(&entry.name).err();
+            self.push(Arc::clone(entry), fd);
         }
         self
     }
@@ -79,26 +79,24 @@ impl<'fd> Offer<'fd> {
         self
     }
 
-    fn add<'a>(
-        &mut self,
-        name: &str,
-        fds: impl IntoIterator<Item = (Option<&'a Entry>, BorrowedFd<'fd>)>,
-    ) -> Result<()> {
+    fn add<T: AsFd + 'fd>(&mut self, name: &str, fds: impl IntoIterator<Item = &'fd T>) -> Result<()> {
         let name = application_name(name)?;
-        if !self.names.insert(name.clone()) {
-            return Err(Error::DuplicateName(name));
-        }
-        for (index, (known, fd)) in fds.into_iter().enumerate() {
-            let (name, index) = (name.clone(), index as u32);
-            let entry = match known {
-                Some(known) => Entry { name, index, ..known.clone() },
-                None => examine(name, index, fd)?,
-            };
-            self.named.add(&entry);
-            self.descriptors.push_back((entry, Attachment::Lent(self.fds.len())));
-            self.fds.push(fd);
+        self.claim(&name)?;
+        for (index, fd) in fds.into_iter().enumerate() {
+            let fd = fd.as_fd();
+            self.push(Arc::new(examine(name.clone(), index as u32, fd)?), fd);
         }
         Ok(())
+    }
+
+    fn claim(&mut self, name: &Name) -> Result<()> {
+        if self.names.insert(name.clone()) { Ok(()) } else { Err(Error::DuplicateName(name.clone())) }
+    }
+
+    fn push(&mut self, entry: Arc<Entry>, fd: BorrowedFd<'fd>) {
+        self.named.add(&entry);
+        self.descriptors.push_back((entry, Attachment::Lent(self.fds.len())));
+        self.fds.push(fd);
     }
 
     /// Takes the state out, to be encoded where that may take its time.
@@ -207,7 +205,7 @@ impl Giving {
         let state_bytes = snapshot.as_ref().map(|packet| packet.info.length);
         self.link.span.in_scope(|| tracing::debug!(event = "offer", descriptors = count, state_bytes, "offering"));
         let facts = describe(control).map_err(Error::io("examine the control socket"))?;
-        descriptors.push_front((entry(Name::control(), 0, facts), Attachment::Lent(fds.len())));
+        descriptors.push_front((Arc::new(entry(Name::control(), 0, facts)), Attachment::Lent(fds.len())));
         fds.push(control);
         let gift = Gift {
             offer: self.announcement(),

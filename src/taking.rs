@@ -125,14 +125,7 @@ impl Transfer {
             predecessor = Empty,
             successor = std::process::id()
         );
-        let parts = Parts {
-            config,
-            place,
-            began,
-            netns,
-            offer: None,
-            unclaimed: Unclaimed::default(),
-        };
+        let parts = Parts { config, place, began, netns, offer: None, unclaimed: Unclaimed::default() };
         Ok(Transfer { link, parts: Some(parts), error: None })
     }
 
@@ -197,8 +190,7 @@ impl Transfer {
                 let control = parts.unclaimed.take_control().ok_or_else(missing)?;
                 let schemas = &parts.config.schemas;
                 let state = snapshot.map(|packet| Received::open(packet, schemas)).transpose()?;
-                let Some(Parts { config, place, began, offer: Some(offer), unclaimed, .. }) = self.parts.take()
-                else {
+                let Some(Parts { config, place, began, offer: Some(offer), unclaimed, .. }) = self.parts.take() else {
                     return Ok(None);
                 };
                 return Ok(Some(Arrived { config, place, began, offer, unclaimed, control, state }));
@@ -351,7 +343,11 @@ impl Inherited {
     }
 
     /// [`Inherited::take_or_else`], and what the kernel says of it.
-    pub(crate) fn take_or_make<T, E>(&mut self, name: &str, make: impl FnOnce() -> Result<T, E>) -> Result<(Entry, T)>
+    pub(crate) fn take_or_make<T, E>(
+        &mut self,
+        name: &str,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(Arc<Entry>, T)>
     where
         T: Inheritable + AsFd,
         E: Into<std::io::Error>,
@@ -360,7 +356,7 @@ impl Inherited {
             Some(inherited) => inherited,
             None => {
                 let made = make().map_err(|error| Error::io(format!("make \"{name}\""))(error.into()))?;
-                (named(name, &made)?, made)
+                (Arc::new(named(name, &made)?), made)
             }
         };
         self.named.add(&entry);
@@ -373,7 +369,7 @@ impl Inherited {
         name: &str,
         wanted: SocketAddr,
         bind: impl FnOnce(SocketAddr) -> std::io::Result<T>,
-    ) -> Result<(Entry, T)>
+    ) -> Result<(Arc<Entry>, T)>
     where
         T: Inheritable + AsFd,
     {

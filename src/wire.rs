@@ -9,8 +9,10 @@ mod reader;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use reader::{FrameReader, Line};
 
@@ -66,9 +68,9 @@ impl fmt::Display for VersionRange {
 }
 
 /// The name of a descriptor: 1 to [`MAX_NAME`] bytes of UTF-8 without control characters.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Name(String);
+/// Cloning it is cheap: with thousands of listeners it is in several tables on either side.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Name(Arc<str>);
 
 /// As text, so that a map by name is asked by text: both compare alike.
 impl std::borrow::Borrow<str> for Name {
@@ -80,7 +82,7 @@ impl std::borrow::Borrow<str> for Name {
 impl Name {
     /// The name of the control listener, [`CONTROL_NAME`].
     pub fn control() -> Name {
-        Name(CONTROL_NAME.to_owned())
+        Name(CONTROL_NAME.into())
     }
 
     /// The name as text.
@@ -89,10 +91,10 @@ impl Name {
     }
 }
 
-impl TryFrom<String> for Name {
+impl TryFrom<&str> for Name {
     type Error = NameError;
 
-    fn try_from(name: String) -> Result<Name, NameError> {
+    fn try_from(name: &str) -> Result<Name, NameError> {
         if name.is_empty() {
             return Err(NameError::Empty);
         }
@@ -102,13 +104,42 @@ impl TryFrom<String> for Name {
         if name.chars().any(char::is_control) {
             return Err(NameError::ControlCharacter(name.escape_debug().to_string()));
         }
-        Ok(Name(name))
+        Ok(Name(name.into()))
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NameError;
+
+    fn try_from(name: String) -> Result<Name, NameError> {
+        Name::try_from(name.as_str())
     }
 }
 
 impl From<Name> for String {
     fn from(name: Name) -> String {
-        name.0
+        name.0.as_ref().to_owned()
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
+
+/// Reads a name from where it stands, without a copy in between.
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Name, E> {
+        Name::try_from(name).map_err(E::custom)
     }
 }
 
@@ -795,7 +826,7 @@ pub struct Descriptors {
     /// The batch's number, from 0.
     pub batch: u32,
     /// The manifest of the attached descriptors, in their order.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Arc<Entry>>,
 }
 
 /// The fields of `state`.

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fd_handoff::Cause;
@@ -231,7 +232,7 @@ impl World {
 
     fn offer(&mut self, argument: u8) {
         let count = [0, 1, 3, 252, 253, 505, 40, 8][usize::from(argument & 7)];
-        let descriptors: VecDeque<(Entry, Fd)> = (0..count)
+        let descriptors: VecDeque<(Arc<Entry>, Fd)> = (0..count)
             .map(|index| {
                 let fd = self.fd();
                 (entry(&format!("d{}", fd.number), 0, argument & 64 != 0 && index % 3 == 0), fd)
@@ -633,10 +634,10 @@ fn info(schema: u32) -> StateInfo {
     StateInfo { length: 8, schema, codec: "raw".to_owned() }
 }
 
-fn entry(name: &str, index: u32, long: bool) -> Entry {
+fn entry(name: &str, index: u32, long: bool) -> Arc<Entry> {
     let name = Name::try_from(name.to_owned()).unwrap_or_else(|error| panic!("{error}"));
     let addr = long.then(|| "\u{1}".repeat(300));
-    Entry { name, index, kind: Kind::TcpListener, addr, cookie: Some(u64::MAX), netns: None, file: None }
+    Arc::new(Entry { name, index, kind: Kind::TcpListener, addr, cookie: Some(u64::MAX), netns: None, file: None })
 }
 
 fn attempt() -> Attempt {

@@ -1,6 +1,7 @@
 //! The predecessor: it gives, and answers for the service until its successor does.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};
@@ -19,7 +20,7 @@ pub struct Predecessor<F> {
     /// Whether the kernel will tell us of the successor's death: whether there is a pidfd.
     sees_death: bool,
     /// Descriptors that have not been sent.
-    descriptors: VecDeque<(Entry, F)>,
+    descriptors: VecDeque<(Arc<Entry>, F)>,
     snapshot: Option<Packet<F>>,
     /// The successor closed its end.
     closed: bool,
@@ -59,7 +60,7 @@ pub struct Gift<F> {
     /// The predecessor's own pidfd.
     pub pidfd: Option<F>,
     /// The descriptors, in order.
-    pub descriptors: VecDeque<(Entry, F)>,
+    pub descriptors: VecDeque<(Arc<Entry>, F)>,
     /// The snapshot.
     pub snapshot: Option<Packet<F>>,
 }
@@ -444,7 +445,7 @@ fn unpack<F>(state: Option<Packet<F>>) -> (Option<StateInfo>, Vec<F>) {
 }
 
 /// In how many batches the descriptors go.
-fn count_batches<F>(descriptors: &VecDeque<(Entry, F)>) -> u32 {
+fn count_batches<F>(descriptors: &VecDeque<(Arc<Entry>, F)>) -> u32 {
     let mut sent = 0;
     let mut batches = 0;
     while sent < descriptors.len() {
@@ -455,12 +456,12 @@ fn count_batches<F>(descriptors: &VecDeque<(Entry, F)>) -> u32 {
 }
 
 /// How many of these make the next batch: as many as fit a message and a line.
-fn next_batch<'a>(entries: impl Iterator<Item = &'a Entry>) -> usize {
+fn next_batch<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> usize {
     // The frame around the entries: {"type":"descriptors","batch":16384,"entries":[]} and a newline.
     const FRAME: usize = 64;
 
     let mut length = FRAME;
-    let fits = |entry: &&Entry| {
+    let fits = |entry: &&Arc<Entry>| {
         length += entry_length(entry);
         length <= MAX_LINE
     };

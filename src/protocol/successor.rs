@@ -1,6 +1,7 @@
 //! The successor: it takes, and serves once its predecessor has released or is dead.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits, expect_descriptors};
@@ -95,7 +96,7 @@ pub enum SuccessorEvent<F> {
     /// The offer, with the predecessor's pidfd.
     Offered(Box<Offer>, Option<F>),
     /// Descriptors that agree with the offer in number; their facts have to be checked.
-    Batch(Vec<(Entry, F)>),
+    Batch(Vec<(Arc<Entry>, F)>),
     /// Everything is here.
     Complete(Option<Packet<F>>),
     /// The service is ours: accept.

@@ -340,7 +340,7 @@ impl Starting {
         Ok(Handoff { control: Some(control), steward, handle, hooks, announcer, drain, turn: None })
     }
 
-    fn acceptor<L>(&mut self, facts: Entry, listener: L) -> Result<Acceptor<L>>
+    fn acceptor<L>(&mut self, facts: Arc<Entry>, listener: L) -> Result<Acceptor<L>>
     where
         L: Listener + Send + Sync + 'static,
     {
@@ -352,8 +352,7 @@ impl Starting {
     }
 
     fn keep(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
-        self.registry.add(name, vec![registry::copy(name, fd)?]);
-        Ok(())
+        self.registry.add(name, vec![registry::copy(name, fd)?]).map(|_| ())
     }
 }
 

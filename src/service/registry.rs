@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::generation::Generation;
 use crate::giving::Offer;
 use crate::taking::Inherited;
-use crate::wire::{Entry, Kind};
+use crate::wire::{Entry, Kind, Name};
 
 /// How many connections may wait to be accepted; the kernel bounds it by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -29,7 +29,10 @@ pub(crate) type Shared = Arc<dyn AsFd + Send + Sync>;
 
 /// What can be shut, so that nothing more is accepted on a socket.
 pub(crate) trait Shuts: Send + Sync {
+    /// Nothing is accepted once this has returned.
     fn shut(&self);
+    /// Wakes those who wait behind it, so that they find it shut.
+    fn tell(&self);
     fn open(&self);
 }
 
@@ -38,37 +41,33 @@ impl Shuts for crate::accept::Gate {
         crate::accept::Gate::shut(self);
     }
 
+    /// [`crate::accept::Gate::shut`] has done it.
+    fn tell(&self) {}
+
     fn open(&self) {
         crate::accept::Gate::open(self);
     }
 }
 
-/// The sockets of one generation by name, in the order in which they were registered.
+/// The sockets of one generation by name, in the order in which they were registered. What an offer is made from stays as
+/// it is while others change the registry.
 #[derive(Clone, Default)]
-pub(crate) struct Registry(Arc<Mutex<IndexMap<String, Registered>>>);
+pub(crate) struct Registry(Arc<Mutex<Arc<Table>>>);
 
-struct Registered {
-    fds: Vec<Kept>,
+pub(crate) type Table = IndexMap<Name, Registered>;
+
+#[derive(Clone)]
+pub(crate) struct Registered {
+    fds: Vec<Shared>,
+    /// What the kernel says of a listener: that stays as it is, and need not be asked at each offer.
+    facts: Option<Arc<Entry>>,
     gates: Vec<Arc<dyn Shuts>>,
     /// A Unix socket's path, to be removed when the service stops.
     path: Option<Bound>,
 }
 
-/// A descriptor that is offered.
-#[derive(Clone)]
-pub(crate) struct Kept {
-    fd: Shared,
-    /// What the kernel says of a listener: that stays as it is, and need not be asked at each offer.
-    facts: Option<Arc<Entry>>,
-}
-
-impl Kept {
-    fn known(&self) -> (Option<&Entry>, BorrowedFd<'_>) {
-        (self.facts.as_deref(), self.fd.as_fd())
-    }
-}
-
 /// A path that leads to a socket of this service.
+#[derive(Clone)]
 struct Bound {
     path: PathBuf,
     id: (u64, u64),
@@ -76,12 +75,17 @@ struct Bound {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.lock().keys()).finish()
+        f.debug_list().entries(self.table().keys()).finish()
     }
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, IndexMap<String, Registered>> {
+    /// Everything that goes into an offer.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Table>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,24 +99,22 @@ impl Registry {
     }
 
     /// Adds a listener that is accepted on through `gate`.
-    pub(crate) fn add_listener(&self, facts: Entry, fd: Shared, gate: Arc<dyn Shuts>) {
+    pub(crate) fn add_listener(&self, facts: Arc<Entry>, fd: Shared, gate: Arc<dyn Shuts>) {
         let path = if facts.kind == Kind::UnixListener { Bound::of(&fd) } else { None };
-        let name = facts.name.as_str().to_owned();
+        let name = facts.name.clone();
         // A predecessor on an older kernel, or in another language, may have told less than there is to know.
         let is_whole = facts.cookie.is_some() && facts.netns.is_some();
-        let fds = vec![Kept { fd, facts: is_whole.then(|| Arc::new(facts)) }];
-        self.insert(name, Registered { fds, gates: vec![gate], path });
+        self.insert(name, Registered { fds: vec![fd], facts: is_whole.then_some(facts), gates: vec![gate], path });
     }
 
     /// Adds descriptors under a name, in the place of those that had it before. Returns how many those were.
-    pub(crate) fn add(&self, name: &str, fds: Vec<Shared>) -> usize {
+    pub(crate) fn add(&self, name: &str, fds: Vec<Shared>) -> Result<usize> {
         let path = fds.first().and_then(Bound::of);
-        let fds = fds.into_iter().map(|fd| Kept { fd, facts: None }).collect();
-        self.insert(name.to_owned(), Registered { fds, gates: Vec::new(), path })
+        Ok(self.insert(application_name(name)?, Registered { fds, facts: None, gates: Vec::new(), path }))
     }
 
-    fn insert(&self, name: String, registered: Registered) -> usize {
-        match self.lock().entry(name) {
+    fn insert(&self, name: Name, registered: Registered) -> usize {
+        match Arc::make_mut(&mut self.lock()).entry(name) {
             Place::Vacant(place) => {
                 place.insert(registered);
                 0
@@ -123,28 +125,30 @@ impl Registry {
 
     /// Stops accepting on the sockets of a name, and no longer offers them. Returns how many there were.
     pub(crate) fn remove(&self, name: &str) -> usize {
-        let Some(removed) = self.lock().shift_remove(name) else { return 0 };
+        let Some(removed) = Arc::make_mut(&mut self.lock()).shift_remove(name) else { return 0 };
         removed.gates.iter().for_each(|gate| gate.shut());
+        removed.gates.iter().for_each(|gate| gate.tell());
         removed.path.iter().for_each(Bound::remove);
         removed.fds.len()
     }
 
+    /// Nothing more is accepted from here on.
     pub(crate) fn shut(&self) {
-        self.lock().values().flat_map(|it| &it.gates).for_each(|gate| gate.shut());
+        self.table().values().flat_map(|it| &it.gates).for_each(|gate| gate.shut());
+    }
+
+    /// Wakes those who wait for connections that will not come.
+    pub(crate) fn tell(&self) {
+        self.table().values().flat_map(|it| &it.gates).for_each(|gate| gate.tell());
     }
 
     pub(crate) fn open(&self) {
-        self.lock().values().flat_map(|it| &it.gates).for_each(|gate| gate.open());
+        self.table().values().flat_map(|it| &it.gates).for_each(|gate| gate.open());
     }
 
     /// The paths of Unix sockets go with a service that stops without a successor.
     pub(crate) fn remove_paths(&self) {
-        self.lock().values().filter_map(|it| it.path.as_ref()).for_each(Bound::remove);
-    }
-
-    /// Everything that goes into an offer.
-    pub(crate) fn table(&self) -> Vec<(String, Vec<Kept>)> {
-        self.lock().iter().map(|(name, it)| (name.clone(), it.fds.clone())).collect()
+        self.table().values().filter_map(|it| it.path.as_ref()).for_each(Bound::remove);
     }
 }
 
@@ -159,8 +163,11 @@ impl Registered {
 }
 
 /// An offer of everything in the table.
-pub(crate) fn offer(table: &[(String, Vec<Kept>)]) -> Offer<'_> {
-    table.iter().fold(Offer::new(), |offer, (name, fds)| offer.known(name, fds.iter().map(Kept::known)))
+pub(crate) fn offer(table: &Table) -> Offer<'_> {
+    table.iter().fold(Offer::new(), |offer, (name, it)| match &it.facts {
+        Some(facts) => it.fds.iter().fold(offer, |offer, fd| offer.known(facts, fd.as_fd())),
+        None => offer.group(name.as_str(), &it.fds),
+    })
 }
 
 impl Bound {
@@ -192,7 +199,7 @@ pub(crate) fn register_group<'a, T: AsFd + 'a>(
         entries.push(named(name, fd)?);
         copies.push(copy(name, fd)?);
     }
-    let before = registry.add(name, copies);
+    let before = registry.add(name, copies)?;
     generation.rename(name, before, &entries);
     Ok(())
 }
@@ -218,7 +225,7 @@ pub(crate) fn tcp_listener(
     name: &str,
     addr: SocketAddr,
     options: Options<'_>,
-) -> Result<(Entry, std::net::TcpListener)> {
+) -> Result<(Arc<Entry>, std::net::TcpListener)> {
     inherited.take_bound(name, addr, |addr| {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
         // As the standard library does: connections of an earlier run in TIME_WAIT are not in the way.
@@ -252,7 +259,7 @@ pub(crate) fn unix_socket<T: Inheritable + AsFd>(
     path: &Path,
     kind: Type,
     options: Options<'_>,
-) -> Result<(Entry, T)> {
+) -> Result<(Arc<Entry>, T)> {
     if let Some(found) = inherited.address(name).filter(|found| !is_same(found, path)) {
         let (name, found, wanted) = (name.to_owned(), found.to_owned(), path.display().to_string());
         return Err(Error::AddressChanged { name, found, wanted });

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use ::tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use ::tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use ::tokio::sync::Notify;
 use ::tokio::time::sleep;
 use futures_core::Stream;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -40,31 +40,30 @@ impl<L> Clone for Acceptor<L> {
 
 /// What lets tasks through to accept. Shut means that nobody accepts, nor is about to.
 #[derive(Debug, Default)]
-pub(super) struct Gate(RwLock<CancellationToken>);
+pub(super) struct Gate {
+    shut: RwLock<bool>,
+    bell: Notify,
+}
 
 impl Gate {
-    /// Cancelled when the gate is shut.
-    fn token(&self) -> CancellationToken {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Runs `accept` unless the gate is shut. It cannot be shut meanwhile.
     fn pass<T>(&self, accept: impl FnOnce() -> T) -> Option<T> {
-        let token = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        (!token.is_cancelled()).then(accept)
+        let shut = self.shut.read().unwrap_or_else(PoisonError::into_inner);
+        (!*shut).then(accept)
     }
 }
 
 impl crate::service::registry::Shuts for Gate {
     fn shut(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).cancel();
+        *self.shut.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    fn tell(&self) {
+        self.bell.notify_waiters();
     }
 
     fn open(&self) {
-        let mut token = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if token.is_cancelled() {
-            *token = CancellationToken::new();
-        }
+        *self.shut.write().unwrap_or_else(PoisonError::into_inner) = false;
     }
 }
 
@@ -139,19 +138,20 @@ impl<L: Listener> Acceptor<L> {
     /// What `accept(2)` says. Most of it concerns one connection, or goes away with time (too many open files): wait a
     /// little, and accept again.
     pub async fn accept(&self) -> io::Result<Option<Accepted<L>>> {
-        let token = self.gate.token();
-        let mut shut = pin!(token.cancelled());
+        // It rings from here on, whether it is waited for yet or not.
+        let mut told = pin!(self.gate.bell.notified());
         let mut accept = pin!(self.listener.accept());
         poll_fn(|cx| {
-            if shut.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(None));
-            }
             // Counted before the gate can be shut: a drain that begins then waits for it.
             let accepted = self.gate.pass(|| {
                 let accepted = accept.as_mut().poll(cx);
                 accepted.map_ok(|(stream, addr)| (Connection { stream, counted: self.connections.token() }, addr))
             });
-            accepted.map_or(Poll::Ready(Ok(None)), |accepted| accepted.map_ok(Some))
+            match accepted {
+                None => Poll::Ready(Ok(None)),
+                Some(Poll::Ready(accepted)) => Poll::Ready(accepted.map(Some)),
+                Some(Poll::Pending) => told.as_mut().poll(cx).map(|()| Ok(None)),
+            }
         })
         .await
     }

@@ -351,7 +351,7 @@ impl Starting {
         Ok(Handoff { control: Some(control), steward, handle, hooks, announcer })
     }
 
-    fn acceptor<L: Listener + AsFd>(&mut self, facts: Entry, listener: L) -> Acceptor<L> {
+    fn acceptor<L: Listener + AsFd>(&mut self, facts: Arc<Entry>, listener: L) -> Acceptor<L> {
         let acceptor = Acceptor::new(listener, self.connections.clone());
         let (listener, gate) = acceptor.parts();
         self.registry.add_listener(facts, listener, gate);
@@ -359,8 +359,7 @@ impl Starting {
     }
 
     fn keep(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
-        self.registry.add(name, vec![registry::copy(name, fd)?]);
-        Ok(())
+        self.registry.add(name, vec![registry::copy(name, fd)?]).map(|_| ())
     }
 }
 
@@ -780,5 +779,7 @@ impl Handle {
         self.registry.shut();
         self.connections.close();
         self.term().superseded.cancel();
+        // Last: what waits for a release need not wait for thousands of tasks.
+        self.registry.tell();
     }
 }

@@ -1,5 +1,7 @@
 //! The predecessor's end of a connection: its link, and its application.
 
+use std::sync::Arc;
+
 use fd_handoff::protocol::{
     Answer, Desk, Gift, Input, Inspector, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role,
 };
@@ -192,9 +194,9 @@ fn packet(memfd: Fd) -> Packet<Fd> {
     Packet { info: StateInfo { length: 1, schema: 1, codec: String::new() }, memfd }
 }
 
-fn entry(name: &str) -> Entry {
+fn entry(name: &str) -> Arc<Entry> {
     let name = if name == "@control" { Name::control() } else { Name::try_from(name.to_owned()).expect("a good name") };
-    Entry { name, index: 0, kind: Kind::TcpListener, addr: None, cookie: None, netns: None, file: None }
+    Arc::new(Entry { name, index: 0, kind: Kind::TcpListener, addr: None, cookie: None, netns: None, file: None })
 }
 
 fn announcement(giver: usize) -> Offer {

@@ -1,6 +1,7 @@
 //! A predecessor and a successor, stepped against each other. Time passes only when a test says so.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::protocol::{
@@ -283,9 +284,9 @@ pub(super) fn receive() -> Receive {
     Receive { protocol: PROTOCOL, pid: 4711, version: "1.5.0".to_owned(), schemas: vec![0, 2] }
 }
 
-pub(super) fn entry(name: &str, index: u32) -> Entry {
+pub(super) fn entry(name: &str, index: u32) -> Arc<Entry> {
     let name = Name::try_from(name.to_owned()).unwrap();
-    Entry { name, index, kind: Kind::TcpListener, addr: None, cookie: None, netns: None, file: None }
+    Arc::new(Entry { name, index, kind: Kind::TcpListener, addr: None, cookie: None, netns: None, file: None })
 }
 
 pub(super) fn offer() -> Offer {

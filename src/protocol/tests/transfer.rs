@@ -9,6 +9,7 @@ use crate::wire::{
     MAX_LINE, MAX_NAME, MAX_STATE, MAX_TEXT, Name, Offer, Outcome, Phase, Receive, Release, ServerFrame, Snapshot,
     VersionRange,
 };
+use std::sync::Arc;
 
 fn batches(pair: &Pair) -> Vec<(Descriptors, Vec<u32>)> {
     let batch = |(frame, fds): &(ServerFrame, Vec<u32>)| match frame {
@@ -67,7 +68,7 @@ fn batches_are_cut_by_the_length_of_their_line_too() {
         let file = Some(FileId { dev: u64::MAX, ino: u64::MAX });
         let addr = Some("\u{1}".repeat(107));
         let (cookie, netns) = (Some(u64::MAX), Some(u64::MAX));
-        (Entry { name, addr, cookie, netns, file, ..entry("x", 0) }, number)
+        (Arc::new(Entry { name, addr, cookie, netns, file, ..Entry::clone(&entry("x", 0)) }), number)
     };
     let descriptors = (0..MAX_BATCH as u32).map(long).collect();
     let pair = give(Gift { descriptors, ..gift(0, None) });
@@ -223,7 +224,7 @@ fn a_refusal_is_passed_on() {
 }
 
 /// A successor that was promised this, and got this batch.
-fn takes(announced: Offer, batch: u32, entries: Vec<Entry>) -> Option<ErrorCode> {
+fn takes(announced: Offer, batch: u32, entries: Vec<Arc<Entry>>) -> Option<ErrorCode> {
     let mut pair = Pair::new();
     pair.hear_giver(announced, vec![PIDFD]);
     let fds = (0..entries.len() as u32).collect();
@@ -235,7 +236,7 @@ fn promised(descriptors: u32, batches: u32) -> Offer {
     Offer { descriptors, batches, ..offer() }
 }
 
-fn entries(count: usize) -> Vec<Entry> {
+fn entries(count: usize) -> Vec<Arc<Entry>> {
     (0..count as u32).map(|index| entry("http", index)).collect()
 }
 

@@ -113,7 +113,7 @@ fn server_frames() -> Vec<ServerFrame> {
             history,
         }
         .into(),
-        Descriptors { batch: 0, entries: vec![full, bare] }.into(),
+        Descriptors { batch: 0, entries: vec![full.into(), bare.into()] }.into(),
         Snapshot { state: state() }.into(),
         Release { state: None, monotonic_us: 1, timens: Some(u64::MAX) }.into(),
         Draining { connections: 0 }.into(),
