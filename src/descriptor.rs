@@ -256,6 +256,11 @@ pub(crate) struct Unclaimed {
 type Delivered = (Arc<Entry>, OwnedFd);
 
 impl Unclaimed {
+    /// Has room for so many at once.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        self.by_name.reserve(count);
+    }
+
     /// Puts a batch in. The protocol has seen to it that indexes come in order.
     pub(crate) fn insert(&mut self, batch: Vec<Delivered>) {
         for (entry, fd) in batch {

@@ -172,7 +172,9 @@ impl Transfer {
                 tracing::info!(event = "found", version = hello.version, "found the running service");
             }
             Event::Offered(offer, pidfd) => {
-                make_room(offer.descriptors as usize)?;
+                let descriptors = offer.descriptors as usize;
+                make_room(descriptors)?;
+                parts.unclaimed.reserve(descriptors);
                 if let Some(pidfd) = pidfd {
                     self.link.watch(pidfd).map_err(Error::io("watch the predecessor"))?;
                 }

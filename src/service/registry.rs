@@ -138,6 +138,7 @@ impl Registry {
     }
 
     /// Wakes those who wait for connections that will not come.
+    #[cfg(feature = "tokio")]
     pub(crate) fn tell(&self) {
         self.table().values().flat_map(|it| &it.gates).for_each(|gate| gate.tell());
     }

@@ -779,7 +779,8 @@ impl Handle {
         self.registry.shut();
         self.connections.close();
         self.term().superseded.cancel();
-        // Last: what waits for a release need not wait for thousands of tasks.
-        self.registry.tell();
+        // Elsewhere: the release need not wait for what may be thousands of tasks.
+        let registry = self.registry.clone();
+        ::tokio::spawn(async move { registry.tell() });
     }
 }
