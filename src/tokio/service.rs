@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
-use ::tokio::task::JoinHandle;
+use ::tokio::sync::oneshot;
 use ::tokio::time::{MissedTickBehavior, interval, timeout};
 use socket2::{Socket, Type};
 use tokio_util::sync::CancellationToken;
@@ -77,7 +77,7 @@ enum Stewarding {
     /// Here: nobody waits to be superseded yet.
     Idle(Steward),
     /// In its task, until this process is superseded.
-    Busy(JoinHandle<(Steward, Turn)>),
+    Busy(oneshot::Receiver<(Steward, Turn)>),
 }
 
 /// Why this process has stopped accepting.
@@ -379,7 +379,7 @@ impl Handoff {
     ///
     /// `drain` is whatever ends when the accepted connections have: [`Handle::drained`], or a server's graceful
     /// shutdown. Where the successor is lost before that, it is dropped, so pass a `&mut` or a
-    /// [`JoinHandle`] of what is to go on.
+    /// [`JoinHandle`](::tokio::task::JoinHandle) of what is to go on.
     ///
     /// Called while nobody has superseded this process, it stops the service as [`Handle::stop`] does. Called again after
     /// [`Finish::Exit`], it does nothing. Do not cancel it: nobody would watch over the service.
@@ -503,7 +503,9 @@ impl Handoff {
         self.steward = match self.steward.take() {
             Some(Stewarding::Idle(steward)) => {
                 let (hooks, handle) = (self.hooks.clone(), self.handle.clone());
-                Some(Stewarding::Busy(::tokio::spawn(attend(steward, hooks, handle))))
+                let (done, turn) = oneshot::channel();
+                ::tokio::spawn(attend(steward, hooks, handle, done));
+                Some(Stewarding::Busy(turn))
             }
             busy => busy,
         };
@@ -516,7 +518,7 @@ impl Handoff {
             self.attend();
         }
         match self.steward.take()? {
-            Stewarding::Busy(task) => task.await.ok(),
+            Stewarding::Busy(turn) => turn.await.ok(),
             Stewarding::Idle(_) => None,
         }
     }
@@ -585,7 +587,8 @@ impl Handoff {
 
     async fn stop(&mut self, drain: impl Future) {
         self.announcer.stopping();
-        self.handle.supersede();
+        self.handle.shut();
+        self.handle.tell();
         self.in_time(drain).await;
         // As long as the control socket is there, nobody else begins to serve, and makes these anew.
         self.handle.registry.remove_paths();
@@ -601,30 +604,35 @@ impl Handoff {
 }
 
 /// The steward's task, until this process is to stop accepting.
-async fn attend(mut steward: Steward, hooks: Hooks, handle: Handle) -> (Steward, Turn) {
-    let poller = Watched::new(Arc::clone(steward.poller()));
-    let poller = match poller {
+async fn attend(mut steward: Steward, hooks: Hooks, handle: Handle, done: oneshot::Sender<(Steward, Turn)>) {
+    let turn = turn(&mut steward, &hooks, &handle.registry).await;
+    handle.shut();
+    // Before anybody is told: who is then asks for it at once. They may have let the service go.
+    let _ = done.send((steward, turn));
+    handle.tell();
+}
+
+/// Attends to what comes, until it is a reason to stop accepting.
+async fn turn(steward: &mut Steward, hooks: &Hooks, registry: &Registry) -> Turn {
+    let poller = match Watched::new(Arc::clone(steward.poller())) {
         Ok(poller) => poller,
         Err(error) => {
             tracing::error!(event = "attend_failed", %error, "cannot attend to signals and successors; stopping");
-            handle.supersede();
-            return (steward, Turn::Stop);
+            return Turn::Stop;
         }
     };
-    let turn = loop {
+    loop {
         match steward.poll() {
             None => poller.wait(steward.deadline()).await,
-            Some(Duty::Absorb(farewell)) => absorb(&hooks, farewell).await,
+            Some(Duty::Absorb(farewell)) => absorb(hooks, farewell).await,
             Some(Duty::HandOver(giving)) => {
-                if let Some(ready) = hand_over(*giving, &hooks, &handle.registry).await {
-                    break Turn::Ready(Box::new(ready));
+                if let Some(ready) = hand_over(*giving, hooks, registry).await {
+                    return Turn::Ready(Box::new(ready));
                 }
             }
-            Some(Duty::Stop) => break Turn::Stop,
+            Some(Duty::Stop) => return Turn::Stop,
         }
-    };
-    handle.supersede();
-    (steward, turn)
+    }
 }
 
 async fn hand_over(giving: Giving, hooks: &Hooks, registry: &Registry) -> Option<Ready> {
@@ -734,7 +742,7 @@ impl Handle {
     ///
     /// As [`crate::Handle::upgrade`].
     pub async fn upgrade(&self) -> Result<Attempt> {
-        let (sender, outcome) = ::tokio::sync::oneshot::channel();
+        let (sender, outcome) = oneshot::channel();
         // Whoever asked may have gone.
         self.generation.call_upgrade(Box::new(move |attempt| drop(sender.send(attempt))))?;
         outcome.await.map_err(|_| Error::Closed)
@@ -773,11 +781,15 @@ impl Handle {
     }
 
     /// Nothing more is accepted here from now on.
-    fn supersede(&self) {
+    fn shut(&self) {
         // First: a server that ends with its listener has been superseded, and has not stopped by itself.
         self.term().superseding.cancel();
         self.registry.shut();
         self.connections.close();
+    }
+
+    /// Says so.
+    fn tell(&self) {
         self.term().superseded.cancel();
         // Elsewhere: the release need not wait for what may be thousands of tasks.
         let registry = self.registry.clone();
