@@ -139,7 +139,7 @@ pub(crate) fn named(name: &str, fd: &impl AsFd) -> Result<Entry> {
 
 /// The line of the manifest for one of this process's own descriptors.
 pub(crate) fn examine(name: Name, index: u32, fd: BorrowedFd<'_>) -> Result<Entry> {
-    let facts = describe(fd).map_err(Error::io(format!("examine the descriptor \"{name}\"")))?;
+    let facts = describe(fd).map_err(|error| Error::io(format!("examine the descriptor \"{name}\""))(error))?;
     // Nothing but a socket has one.
     let netns = facts.cookie.and_then(|_| socket::netns_cookie(fd).ok());
     Ok(Entry { netns, ..entry(name, index, facts) })

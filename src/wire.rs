@@ -4,6 +4,7 @@
 //! looks like and how large it may be; what may follow what is decided in [`crate::protocol`]. Nothing
 //! here does I/O. The specification is `protocol.md`.
 
+mod manifest;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -447,9 +448,9 @@ impl fmt::Display for News {
 
 /// Defines a family of frames: the enum, its serialisation with `type` first, and a parser that looks at
 /// `type` once and then reads the fields straight into their struct (serde's own internally tagged form
-/// would buffer every field on the way in).
+/// would buffer every field on the way in). A frame `by` a module is written there, and read there first.
 macro_rules! frames {
-    ($(#[$doc:meta])* $family:ident { $($(#[$variant_doc:meta])* $tag:literal => $variant:ident,)* }) => {
+    ($(#[$doc:meta])* $family:ident { $($(#[$variant_doc:meta])* $tag:literal => $variant:ident $(by $hand:ident)?,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
         #[serde(tag = "type")]
@@ -474,9 +475,22 @@ macro_rules! frames {
 
             fn from_object(tag: &str, line: &str) -> Result<Self, WireError> {
                 match tag {
-                    $($tag => serde_json::from_str(line).map($family::$variant).map_err(|error| malformed(&error)),)*
+                    $($tag => {
+                        $(if let Some(frame) = $hand::read(line) {
+                            return Ok(frame.into());
+                        })?
+                        serde_json::from_str(line).map($family::$variant).map_err(|error| malformed(&error))
+                    })*
                     other => Err(WireError::UnknownType(shorten(other, MAX_NAME))),
                 }
+            }
+
+            fn to_object(&self) -> Vec<u8> {
+                $($(if let $family::$variant(frame) = self {
+                    return $hand::write(frame);
+                })?)*
+                // Every frame is a struct of numbers, texts and lists: nothing in it can fail to serialise.
+                serde_json::to_vec(self).unwrap_or_default()
             }
         }
 
@@ -495,6 +509,9 @@ pub trait Frame: Serialize + Sized {
 
     /// Reads the fields of a frame whose `type` is `tag`.
     fn from_object(tag: &str, line: &str) -> Result<Self, WireError>;
+
+    /// The JSON object that is this frame.
+    fn to_object(&self) -> Vec<u8>;
 
     /// Parses one line, without its newline.
     ///
@@ -515,8 +532,7 @@ pub trait Frame: Serialize + Sized {
 
     /// The line that carries this frame, with its newline.
     fn to_line(&self) -> Vec<u8> {
-        // Every frame is a struct of numbers, texts and lists: nothing in it can fail to serialise.
-        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        let mut line = self.to_object();
         line.push(b'\n');
         line
     }
@@ -586,7 +602,7 @@ frames! {
         /// What a handoff will carry. The predecessor's pidfd is attached where `pidfd` says so.
         "offer" => Offer,
         /// One batch of descriptors, attached in the order of the entries.
-        "descriptors" => Descriptors,
+        "descriptors" => Descriptors by manifest,
         /// The snapshot. Its memfd is attached.
         "state" => Snapshot,
         /// The predecessor has stopped accepting: the commit point. The final state's memfd is attached, if there is one.

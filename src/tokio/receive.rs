@@ -186,5 +186,5 @@ impl Inheritance {
 }
 
 pub(super) fn with_tokio(name: &str) -> impl FnOnce(std::io::Error) -> Error {
-    Error::io(format!("use \"{name}\" with tokio"))
+    move |error| Error::io(format!("use \"{name}\" with tokio"))(error)
 }

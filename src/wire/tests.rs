@@ -1,4 +1,5 @@
 //! Frames as text, and lines out of chunks.
 
 mod frames;
+mod manifest;
 mod reading;
