@@ -62,13 +62,16 @@ impl<'fd> Offer<'fd> {
         self
     }
 
-    /// Adds a descriptor that was examined before, and cannot have changed.
+    /// Has room for so many at once.
+    pub(crate) fn with_capacity(count: usize) -> Offer<'fd> {
+        let descriptors = VecDeque::with_capacity(count + 1);
+        Offer { descriptors, fds: Vec::with_capacity(count + 1), ..Offer::default() }
+    }
+
+    /// Adds a descriptor that was examined before and cannot have changed, under a name that nothing else has.
     #[must_use]
     pub(crate) fn known(mut self, entry: &Arc<Entry>, fd: BorrowedFd<'fd>) -> Offer<'fd> {
-        if self.error.is_none() {
-            self.error = self.claim(&entry.name).err();
-            self.push(Arc::clone(entry), fd);
-        }
+        self.push(Arc::clone(entry), fd);
         self
     }
 

@@ -21,7 +21,7 @@ use crate::history::{Laps, remember};
 use crate::protocol::{Cause, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
 use crate::reception::Reception;
 use crate::state::Received;
-use crate::sys::{file, process, socket};
+use crate::sys::{file, limits, process, socket};
 use crate::wire::{self, Attempt, Entry, FileId, Outcome, PROTOCOL, PredecessorStatus, Receive, Release};
 
 /// How many times to look for the service again when the one that was found is lost on the way.
@@ -174,6 +174,9 @@ impl Transfer {
             Event::Offered(offer, pidfd) => {
                 let descriptors = offer.descriptors as usize;
                 make_room(descriptors)?;
+                if u64::from(offer.descriptors) > limits::FEW {
+                    drop(limits::widen_table(offer.descriptors.into()));
+                }
                 parts.unclaimed.reserve(descriptors);
                 if let Some(pidfd) = pidfd {
                     self.link.watch(pidfd).map_err(Error::io("watch the predecessor"))?;
@@ -422,6 +425,10 @@ impl Inherited {
         let mut source = self.source;
         match &mut source {
             Source::Cold(_) => {
+                // Now, rather than when a child is started for the first upgrade.
+                if generation.board().named.count() > limits::FEW {
+                    drop(limits::widen_table(limits::OWN));
+                }
                 control_socket::listen(generation.listener.as_fd())
                     .map_err(Error::io("listen on the control socket"))?;
             }

@@ -165,7 +165,7 @@ impl Registered {
 
 /// An offer of everything in the table.
 pub(crate) fn offer(table: &Table) -> Offer<'_> {
-    table.iter().fold(Offer::new(), |offer, (name, it)| match &it.facts {
+    table.iter().fold(Offer::with_capacity(table.len()), |offer, (name, it)| match &it.facts {
         Some(facts) => it.fds.iter().fold(offer, |offer, fd| offer.known(facts, fd.as_fd())),
         None => offer.group(name.as_str(), &it.fds),
     })

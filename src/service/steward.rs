@@ -15,7 +15,7 @@ use crate::giving::Giving;
 use crate::spawn::Spawned;
 use crate::state::{Received, caught};
 use crate::sys::event::{Interest, Poller};
-use crate::sys::process;
+use crate::sys::{limits, process};
 use crate::wire::News;
 
 const ARRIVALS: u64 = 0;
@@ -167,6 +167,8 @@ impl Steward {
             let message = "waiting for the new process: start it now".to_owned();
             return self.generation.tell(News::Awaited, None, None, message);
         };
+        let many = self.generation.board().named.count() > limits::FEW;
+        let _wide = many.then(|| limits::widen_table(0));
         let started = command.and_then(|mut command| Spawned::start(&mut command).map_err(|error| error.to_string()));
         match started {
             Ok(spawned) => self.started(spawned),

@@ -60,10 +60,11 @@ pub(super) fn read(line: &str) -> Option<Descriptors> {
     rest.skip(r#"{"type":"descriptors","batch":"#)?;
     let batch = rest.number()?;
     rest.skip(r#","entries":["#)?;
-    let mut entries = Vec::new();
+    let mut entries: Vec<Arc<Entry>> = Vec::new();
     if rest.skip("]}").is_none() {
         loop {
-            entries.push(Arc::new(read_entry(&mut rest)?));
+            let entry = read_entry(&mut rest, entries.last())?;
+            entries.push(Arc::new(entry));
             if rest.skip(",").is_none() {
                 break;
             }
@@ -73,9 +74,14 @@ pub(super) fn read(line: &str) -> Option<Descriptors> {
     rest.0.is_empty().then_some(Descriptors { batch, entries })
 }
 
-fn read_entry(rest: &mut Rest<'_>) -> Option<Entry> {
+fn read_entry(rest: &mut Rest<'_>, last: Option<&Arc<Entry>>) -> Option<Entry> {
     rest.skip(r#"{"name":""#)?;
-    let name = Name::try_from(rest.text()?).ok()?;
+    let name = rest.text()?;
+    // Those of one name come together as a rule.
+    let name = match last.filter(|last| last.name.as_str() == name) {
+        Some(last) => last.name.clone(),
+        None => Name::try_from(name).ok()?,
+    };
     let index = rest.number_after(r#","index":"#)?.unwrap_or(0);
     rest.skip(r#","kind":""#)?;
     let kind = kind(rest.text()?)?;
