@@ -84,16 +84,14 @@ impl<'fd> Offer<'fd> {
 
     fn add<T: AsFd + 'fd>(&mut self, name: &str, fds: impl IntoIterator<Item = &'fd T>) -> Result<()> {
         let name = application_name(name)?;
-        self.claim(&name)?;
+        if !self.names.insert(name.clone()) {
+            return Err(Error::DuplicateName(name));
+        }
         for (index, fd) in fds.into_iter().enumerate() {
             let fd = fd.as_fd();
             self.push(Arc::new(examine(name.clone(), index as u32, fd)?), fd);
         }
         Ok(())
-    }
-
-    fn claim(&mut self, name: &Name) -> Result<()> {
-        if self.names.insert(name.clone()) { Ok(()) } else { Err(Error::DuplicateName(name.clone())) }
     }
 
     fn push(&mut self, entry: Arc<Entry>, fd: BorrowedFd<'fd>) {

@@ -263,9 +263,6 @@ impl Reception {
     /// Sees to it that those who look leave a handoff the descriptors that it needs, as far as one can know before
     /// there is an offer.
     fn spare_files(&mut self) {
-        if self.sessions.is_empty() {
-            return;
-        }
         let named = self.generation.board().named.count() as usize;
         while giving::make_room(named.min(giving::IN_FLIGHT) + HANDOFF_FILES).is_err() {
             if !self.dismiss_quietest(Inspector::out_of_files()) {

@@ -425,7 +425,8 @@ impl Inherited {
         let mut source = self.source;
         match &mut source {
             Source::Cold(_) => {
-                // Now, rather than when a child is started for the first upgrade.
+                // Now, rather than when a child is started for the first upgrade: twice what a generation needs itself, since
+                // its table will be made with room for that of the next.
                 if generation.board().named.count() > limits::FEW {
                     drop(limits::widen_table(limits::OWN));
                 }

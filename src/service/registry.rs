@@ -134,7 +134,7 @@ impl Registry {
 
     /// Nothing more is accepted from here on.
     pub(crate) fn shut(&self) {
-        self.table().values().flat_map(|it| &it.gates).for_each(|gate| gate.shut());
+        self.lock().values().flat_map(|it| &it.gates).for_each(|gate| gate.shut());
     }
 
     /// Wakes those who wait for connections that will not come.
@@ -143,8 +143,9 @@ impl Registry {
         self.table().values().flat_map(|it| &it.gates).for_each(|gate| gate.tell());
     }
 
+    /// Under the lock, as all that changes a gate: one that was forgotten meanwhile stays shut.
     pub(crate) fn open(&self) {
-        self.table().values().flat_map(|it| &it.gates).for_each(|gate| gate.open());
+        self.lock().values().flat_map(|it| &it.gates).for_each(|gate| gate.open());
     }
 
     /// The paths of Unix sockets go with a service that stops without a successor.

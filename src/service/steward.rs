@@ -167,6 +167,7 @@ impl Steward {
             let message = "waiting for the new process: start it now".to_owned();
             return self.generation.tell(News::Awaited, None, None, message);
         };
+        // Held while the child is started: its table is then made with room for what it opens itself.
         let many = self.generation.board().named.count() > limits::FEW;
         let _wide = many.then(|| limits::widen_table(0));
         let started = command.and_then(|mut command| Spawned::start(&mut command).map_err(|error| error.to_string()));

@@ -12,8 +12,8 @@ const SPARE: u64 = 32;
 /// What a new generation opens until it serves: signals, a control socket's background, the states.
 pub(crate) const OWN: u64 = 16;
 
-/// So many more make no table grow: it has room for 256 from the start.
-pub(crate) const FEW: u64 = 128;
+/// So many more make no table grow: it has room for 64 at the least.
+pub(crate) const FEW: u64 = 32;
 
 /// How many descriptors are needed and how many are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(crate) fn make_room(more: u64) -> io::Result<Result<(), TooFewFiles>> {
 /// come, and each time that a process with threads grows its table, the kernel waits for every processor to pass through
 /// the scheduler (`expand_fdtable` in `fs/file.c`): 8 to 24 ms as seen on Linux 6.18.
 ///
-/// The table keeps its size. A child's is as large as its parent's open descriptors make it, so what is returned is
+/// The table keeps its size, and nothing is done where it is large enough. A child's is as large as its parent's open descriptors make it, so what is returned is
 /// to be held while one is started.
 pub(crate) fn widen_table(count: u64) -> Option<OwnedFd> {
     // Where this fails, the table still grows by itself.
@@ -57,4 +57,26 @@ fn open_files() -> io::Result<u64> {
         return Ok(size);
     }
     Ok(std::fs::read_dir("/proc/self/fd")?.count() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    /// `FDSize` of proc(5).
+    fn table_size() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        size.trim().parse().unwrap()
+    }
+
+    #[test]
+    fn a_table_that_was_widened_stays_wide() {
+        let last = widen_table(600).unwrap();
+        assert!(last.as_raw_fd() >= 600);
+        drop(last);
+        assert!(table_size() > 600);
+    }
 }

@@ -41,21 +41,38 @@ impl<L> Clone for Acceptor<L> {
 /// What lets tasks through to accept. Shut means that nobody accepts, nor is about to.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    shut: RwLock<bool>,
+    /// Counts how often it was shut or opened: while that is even, it is open.
+    turns: RwLock<u64>,
+    /// Rung to have those who wait look at the gate again.
     bell: Notify,
 }
 
 impl Gate {
-    /// Runs `accept` unless the gate is shut. It cannot be shut meanwhile.
-    fn pass<T>(&self, accept: impl FnOnce() -> T) -> Option<T> {
-        let shut = self.shut.read().unwrap_or_else(PoisonError::into_inner);
-        (!*shut).then(accept)
+    fn turns(&self) -> u64 {
+        *self.turns.read().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Runs `accept` if the gate is open, and was not shut since it had made so many `turns`. It cannot be shut meanwhile.
+    fn pass<T>(&self, turns: u64, accept: impl FnOnce() -> T) -> Option<T> {
+        let now = self.turns.read().unwrap_or_else(PoisonError::into_inner);
+        (*now == turns && is_open(turns)).then(accept)
+    }
+
+    fn turn(&self, open: bool) {
+        let mut turns = self.turns.write().unwrap_or_else(PoisonError::into_inner);
+        if is_open(*turns) != open {
+            *turns += 1;
+        }
+    }
+}
+
+fn is_open(turns: u64) -> bool {
+    turns % 2 == 0
 }
 
 impl crate::service::registry::Shuts for Gate {
     fn shut(&self) {
-        *self.shut.write().unwrap_or_else(PoisonError::into_inner) = true;
+        self.turn(false);
     }
 
     fn tell(&self) {
@@ -63,7 +80,7 @@ impl crate::service::registry::Shuts for Gate {
     }
 
     fn open(&self) {
-        *self.shut.write().unwrap_or_else(PoisonError::into_inner) = false;
+        self.turn(true);
     }
 }
 
@@ -138,19 +155,24 @@ impl<L: Listener> Acceptor<L> {
     /// What `accept(2)` says. Most of it concerns one connection, or goes away with time (too many open files): wait a
     /// little, and accept again.
     pub async fn accept(&self) -> io::Result<Option<Accepted<L>>> {
-        // It rings from here on, whether it is waited for yet or not.
-        let mut told = pin!(self.gate.bell.notified());
+        let turns = self.gate.turns();
+        // It is heard from here on, whether it is waited for yet or not.
+        let mut bell = pin!(self.gate.bell.notified());
         let mut accept = pin!(self.listener.accept());
         poll_fn(|cx| {
-            // Counted before the gate can be shut: a drain that begins then waits for it.
-            let accepted = self.gate.pass(|| {
-                let accepted = accept.as_mut().poll(cx);
-                accepted.map_ok(|(stream, addr)| (Connection { stream, counted: self.connections.token() }, addr))
-            });
-            match accepted {
-                None => Poll::Ready(Ok(None)),
-                Some(Poll::Ready(accepted)) => Poll::Ready(accepted.map(Some)),
-                Some(Poll::Pending) => told.as_mut().poll(cx).map(|()| Ok(None)),
+            loop {
+                // Counted before the gate can be shut: a drain that begins then waits for it.
+                let accepted = self.gate.pass(turns, || {
+                    let accepted = accept.as_mut().poll(cx);
+                    accepted.map_ok(|(stream, addr)| (Connection { stream, counted: self.connections.token() }, addr))
+                });
+                match accepted {
+                    None => return Poll::Ready(Ok(None)),
+                    Some(Poll::Ready(accepted)) => return Poll::Ready(accepted.map(Some)),
+                    Some(Poll::Pending) => {}
+                }
+                ready!(bell.as_mut().poll(cx));
+                bell.set(self.gate.bell.notified());
             }
         })
         .await
@@ -286,6 +308,45 @@ mod tests {
         fn local_addr(&self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Never has a connection.
+    struct Quiet;
+
+    impl sealed::Sealed for Quiet {}
+
+    impl Listener for Quiet {
+        type Stream = ();
+        type Addr = ();
+
+        async fn accept(&self) -> io::Result<((), ())> {
+            std::future::pending().await
+        }
+
+        fn local_addr(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A process that serves again may hear late that it was to stop.
+    #[test]
+    fn a_late_bell_ends_only_what_waited_when_the_gate_was_shut() {
+        let acceptor = Acceptor::new(Quiet, TaskTracker::new());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut before = Box::pin(acceptor.accept());
+        assert!(before.as_mut().poll(&mut cx).is_pending());
+        acceptor.gate.shut();
+        acceptor.gate.open();
+        let mut after = Box::pin(acceptor.accept());
+        assert!(after.as_mut().poll(&mut cx).is_pending());
+
+        acceptor.gate.tell();
+        assert!(matches!(before.as_mut().poll(&mut cx), Poll::Ready(Ok(None))));
+        assert!(after.as_mut().poll(&mut cx).is_pending());
+
+        acceptor.gate.shut();
+        acceptor.gate.tell();
+        assert!(matches!(after.as_mut().poll(&mut cx), Poll::Ready(Ok(None))));
     }
 
     /// Whoever shuts the gate and then counts, as a drain does, counts every connection that was accepted.

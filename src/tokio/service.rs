@@ -587,8 +587,8 @@ impl Handoff {
 
     async fn stop(&mut self, drain: impl Future) {
         self.announcer.stopping();
-        self.handle.shut();
-        self.handle.tell();
+        let term = self.handle.shut();
+        self.handle.tell(&term);
         self.in_time(drain).await;
         // As long as the control socket is there, nobody else begins to serve, and makes these anew.
         self.handle.registry.remove_paths();
@@ -606,10 +606,10 @@ impl Handoff {
 /// The steward's task, until this process is to stop accepting.
 async fn attend(mut steward: Steward, hooks: Hooks, handle: Handle, done: oneshot::Sender<(Steward, Turn)>) {
     let turn = turn(&mut steward, &hooks, &handle.registry).await;
-    handle.shut();
+    let term = handle.shut();
     // Before anybody is told: who is then asks for it at once. They may have let the service go.
     let _ = done.send((steward, turn));
-    handle.tell();
+    handle.tell(&term);
 }
 
 /// Attends to what comes, until it is a reason to stop accepting.
@@ -780,17 +780,19 @@ impl Handle {
         self.term.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Nothing more is accepted here from now on.
-    fn shut(&self) {
+    /// Nothing more is accepted here from now on, until the term ends that this returns.
+    fn shut(&self) -> Term {
+        let term = self.term();
         // First: a server that ends with its listener has been superseded, and has not stopped by itself.
-        self.term().superseding.cancel();
+        term.superseding.cancel();
         self.registry.shut();
         self.connections.close();
+        term
     }
 
-    /// Says so.
-    fn tell(&self) {
-        self.term().superseded.cancel();
+    /// Says so. By now this process may serve again, and has begun another term.
+    fn tell(&self, term: &Term) {
+        term.superseded.cancel();
         // Elsewhere: the release need not wait for what may be thousands of tasks.
         let registry = self.registry.clone();
         ::tokio::spawn(async move { registry.tell() });

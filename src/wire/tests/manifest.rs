@@ -8,6 +8,11 @@ fn frame() -> ServerFrame {
     Descriptors { batch: 65, entries: entries() }.into()
 }
 
+fn without_escapes() -> Descriptors {
+    let entries = entries().into_iter().filter(|entry| !entry.name.as_str().contains('"')).collect();
+    Descriptors { batch: 65, entries }
+}
+
 fn entries() -> Vec<Arc<Entry>> {
     let full = Entry {
         name: Name::try_from("é \"quoted\" \\").unwrap(),
@@ -19,8 +24,9 @@ fn entries() -> Vec<Arc<Entry>> {
         file: Some(FileId { dev: 0, ino: u64::MAX }),
     };
     let plain = Entry { name: Name::try_from("http").unwrap(), kind: Kind::TcpListener, file: None, ..full.clone() };
-    let bare = Entry { index: 0, addr: None, cookie: None, netns: None, kind: Kind::Pipe, ..plain.clone() };
-    [plain, bare, full].map(Arc::new).into()
+    let pipe =
+        Entry { index: 0, addr: None, cookie: None, netns: None, kind: Kind::Pipe, file: full.file, ..plain.clone() };
+    [plain, pipe, full].map(Arc::new).into()
 }
 
 #[test]
@@ -33,9 +39,8 @@ fn it_is_written_as_serde_writes_it() {
 }
 
 #[test]
-fn what_needs_no_escape_is_left_to_nobody() {
-    let entries: Vec<_> = entries().into_iter().take(2).collect();
-    let frame = Descriptors { batch: 0, entries };
+fn a_line_without_escapes_is_read_by_hand() {
+    let frame = without_escapes();
     let line = String::from_utf8(ServerFrame::from(frame.clone()).to_object()).unwrap();
     assert_eq!(crate::wire::manifest::read(&line), Some(frame));
 }
@@ -43,7 +48,7 @@ fn what_needs_no_escape_is_left_to_nobody() {
 /// Whatever happens to a line, it means what it means to serde, which gets to see it where it begins with a space.
 #[test]
 fn it_is_read_as_serde_reads_it() {
-    let line = frame().to_object();
+    let line = ServerFrame::from(without_escapes()).to_object();
     let same = |changed: &[u8]| {
         let by_serde = ServerFrame::parse(&[b" ", changed].concat());
         assert_eq!(ServerFrame::parse(changed).ok(), by_serde.ok(), "{}", String::from_utf8_lossy(changed));
