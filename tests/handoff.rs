@@ -663,6 +663,30 @@ fn receive_with_a_low_soft_limit(mut parent: Parent) {
     parent.tell(format!("took {}", many.len()));
 }
 
+/// For what a handoff opens besides, its state above all, before anything is offered.
+#[test]
+fn a_predecessor_with_a_low_soft_limit_makes_room() {
+    let Place { directory: _directory, path } = place();
+    let mut old = Child::start("give with a low soft limit", &path);
+    assert_eq!(old.hear(), "listening");
+    let inheritance = Form::Blocking.receive(config(&path)).unwrap();
+    assert_eq!(&**inheritance.received().unwrap(), b"state");
+    inheritance.ready().unwrap();
+    assert_eq!(old.hear(), "done");
+}
+
+fn give_with_a_low_soft_limit(mut parent: Parent) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let control = Form::Blocking.listen(config(&parent.path)).unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
+    // The connection, and a pidfd of whoever connects.
+    setrlimit(Resource::RLIMIT_NOFILE, open + 2, hard).unwrap();
+    parent.tell("listening");
+    control.give(Offer::new().state(State::bytes("state")), None).unwrap().farewell(None).unwrap();
+    parent.tell("done");
+}
+
 /// Children that are started at any moment of a handoff inherit nothing of it.
 #[test]
 fn processes_that_start_meanwhile_see_no_descriptor() {
@@ -727,6 +751,7 @@ fn child_main() {
         "give without room" => give_without_room(Form::Blocking, parent),
         "give without room on tokio" => give_without_room(Form::last(), parent),
         "low soft limit" => receive_with_a_low_soft_limit(parent),
+        "give with a low soft limit" => give_with_a_low_soft_limit(parent),
         "list descriptors" => list_descriptors(parent),
         other => panic!("no role {other}"),
     }
