@@ -1,13 +1,15 @@
-//! fd-handoff's facade on threads: one for each listener, one for each connection.
+//! fd-handoff's facade on threads: one for each connection, and one that accepts.
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use fd_handoff::{Finish, Handle, Handoff, Received, SignalKind, State, StateError};
+use fd_handoff::{Acceptor, Finish, Handle, Handoff, Received, SignalKind, State, StateError};
 use peers::{Args, resident, stamp, touch};
-
-const ACCEPTING_STACK: usize = 64 << 10;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
 
 fn main() -> Result<(), Box<dyn Error>> {
     stamp("main");
@@ -30,17 +32,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         starting.state_with(read)?;
         args.initialise();
     }
+    let accepting = Accepting::on(acceptors)?;
     let mut handoff = starting.ready()?;
 
-    for acceptor in acceptors {
-        let handle = handoff.handle();
-        std::thread::Builder::new().stack_size(ACCEPTING_STACK).spawn(move || {
-            while let Ok(Some((connection, _))) = acceptor.accept() {
-                let handle = handle.clone();
-                std::thread::spawn(move || serve(BufReader::new(connection), &handle));
-            }
-        })?;
-    }
+    let handle = handoff.handle();
+    std::thread::spawn(move || accepting.run(&handle));
     stamp("serving");
     handoff.superseded();
     // The acceptors have stopped by themselves.
@@ -59,6 +55,50 @@ fn read(state: &Received) -> Result<(), StateError> {
     touch(state);
     stamp("state");
     Ok(())
+}
+
+/// One listener is waited for in `accept`, several with epoll.
+enum Accepting {
+    One(Acceptor<TcpListener>),
+    Several(OwnedFd, Vec<Acceptor<TcpListener>>),
+}
+
+impl Accepting {
+    fn on(mut acceptors: Vec<Acceptor<TcpListener>>) -> io::Result<Accepting> {
+        if acceptors.len() == 1 {
+            return Ok(Accepting::One(acceptors.remove(0)));
+        }
+        let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (place, acceptor) in acceptors.iter().enumerate() {
+            epoll::add(&ready, acceptor, epoll::EventData::new_u64(place as u64), epoll::EventFlags::IN)?;
+        }
+        Ok(Accepting::Several(ready, acceptors))
+    }
+
+    /// Until this process is superseded.
+    fn run(self, handle: &Handle) -> io::Result<()> {
+        match self {
+            Accepting::One(acceptor) => while accept(&acceptor, handle)? {},
+            Accepting::Several(ready, acceptors) => loop {
+                let mut events = Vec::with_capacity(64);
+                epoll::wait(&ready, spare_capacity(&mut events), None)?;
+                for event in events {
+                    if !accept(&acceptors[event.data.u64() as usize], handle)? {
+                        return Ok(());
+                    }
+                }
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether there may be more.
+fn accept(acceptor: &Acceptor<TcpListener>, handle: &Handle) -> io::Result<bool> {
+    let Some((connection, _)) = acceptor.accept()? else { return Ok(false) };
+    let handle = handle.clone();
+    std::thread::spawn(move || serve(BufReader::new(connection), &handle));
+    Ok(true)
 }
 
 /// HTTP/1.1, requests without a body.
