@@ -163,15 +163,16 @@ impl Row {
     }
 
     fn once(&mut self, state: &[u8], writing: &mut Figures) -> Outcome<()> {
+        // Held until the last moment, so that the writing and the service both find pages that have just been freed: a
+        // hypervisor may take away what is free for long, and others have to come from it first.
+        let reserve = [write_once(state), write_once(state)];
         let mut run = Run::start(self.contestant, |args| {
             args.state = state.len() >> 20;
             args.init = INIT;
         })?;
         let old = run.pid;
         let old_before = Memory::of(old)?;
-        // Twice, so that this one and the service both find pages that have just been freed: others may have to come
-        // from a hypervisor first.
-        time_writing(state)?;
+        drop(reserve);
         let written = time_writing(state)?;
         let triggered = run.begin_upgrade()?;
         let arrived = run.wait("arrived", |pid| pid != old)?;
