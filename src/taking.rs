@@ -174,9 +174,7 @@ impl Transfer {
             Event::Offered(offer, pidfd) => {
                 let descriptors = offer.descriptors as usize;
                 make_room(descriptors)?;
-                if u64::from(offer.descriptors) > limits::FEW {
-                    drop(limits::widen_table(offer.descriptors.into()));
-                }
+                drop(limits::widen_table(offer.descriptors.into(), offer.descriptors.into()));
                 parts.unclaimed.reserve(descriptors);
                 if let Some(pidfd) = pidfd {
                     self.link.watch(pidfd).map_err(Error::io("watch the predecessor"))?;
@@ -427,9 +425,8 @@ impl Inherited {
             Source::Cold(_) => {
                 // Now, rather than when a child is started for the first upgrade: twice what a generation needs itself, since
                 // its table will be made with room for that of the next.
-                if generation.board().named.count() > limits::FEW {
-                    drop(limits::widen_table(limits::OWN));
-                }
+                let named = generation.board().named.count();
+                drop(limits::widen_table(named, limits::OWN));
                 control_socket::listen(generation.listener.as_fd())
                     .map_err(Error::io("listen on the control socket"))?;
             }

@@ -168,8 +168,8 @@ impl Steward {
             return self.generation.tell(News::Awaited, None, None, message);
         };
         // Held while the child is started: its table is then made with room for what it opens itself.
-        let many = self.generation.board().named.count() > limits::FEW;
-        let _wide = many.then(|| limits::widen_table(0));
+        let named = self.generation.board().named.count();
+        let _wide = limits::widen_table(named, 0);
         let started = command.and_then(|mut command| Spawned::start(&mut command).map_err(|error| error.to_string()));
         match started {
             Ok(spawned) => self.started(spawned),

@@ -12,8 +12,8 @@ const SPARE: u64 = 32;
 /// What a new generation opens until it serves: signals, a control socket's background, the states.
 pub(crate) const OWN: u64 = 16;
 
-/// So many more make no table grow: it has room for 64 at the least.
-pub(crate) const FEW: u64 = 32;
+/// A handoff of so many makes no table grow: it has room for 64 at the least.
+const FEW: u64 = 32;
 
 /// How many descriptors are needed and how many are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +37,19 @@ pub(crate) fn make_room(more: u64) -> io::Result<Result<(), TooFewFiles>> {
     Ok(Ok(()))
 }
 
-/// Grows the table of descriptors at once by what `count` more and a new generation's own need. By itself it doubles as they
-/// come, and each time that a process with threads grows its table, the kernel waits for every processor to pass through
-/// the scheduler (`expand_fdtable` in `fs/file.c`): 8 to 24 ms as seen on Linux 6.18.
+/// Grows the table of descriptors at once by what `more` of them and a new generation's own need, where many are handed
+/// over: `handed` says how many in all. By itself it doubles as they come, and each time that a process with threads grows
+/// its table, the kernel waits for every processor to pass through the scheduler (`expand_fdtable` in `fs/file.c`): 8 to
+/// 24 ms as seen on Linux 6.18.
 ///
-/// The table keeps its size, and nothing is done where it is large enough. A child's is as large as its parent's open descriptors make it, so what is returned is
-/// to be held while one is started.
-pub(crate) fn widen_table(count: u64) -> Option<OwnedFd> {
+/// The table keeps its size, and nothing is done where it is large enough. A child's is as large as its parent's open
+/// descriptors make it, so what is returned is to be held while one is started.
+pub(crate) fn widen_table(handed: u64, more: u64) -> Option<OwnedFd> {
+    if handed <= FEW {
+        return None;
+    }
     // Where this fails, the table still grows by itself.
-    let last = i32::try_from(open_files().ok()? + count + OWN).ok()?;
+    let last = i32::try_from(open_files().ok()? + more + OWN).ok()?;
     let any = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).ok()?;
     rustix::io::fcntl_dupfd_cloexec(any.as_fd(), last).ok()
 }
@@ -74,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_table_that_was_widened_stays_wide() {
-        let last = widen_table(600).unwrap();
+        let last = widen_table(600, 600).unwrap();
         assert!(last.as_raw_fd() >= 600);
         drop(last);
         assert!(table_size() > 600);

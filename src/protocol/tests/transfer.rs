@@ -1,5 +1,7 @@
 //! The offer, the batches and the snapshot: what is sent, and what is refused on receipt.
 
+use std::sync::Arc;
+
 use super::pair::{PIDFD, Pair, SECOND, WAITS, entry, gift, info, offer, packet, receive};
 use crate::protocol::{
     Cause, Gift, Peer, PredecessorCommand as GiverCommand, PredecessorEvent as GiverEvent, SuccessorEvent as TakerEvent,
@@ -9,7 +11,6 @@ use crate::wire::{
     MAX_LINE, MAX_NAME, MAX_STATE, MAX_TEXT, Name, Offer, Outcome, Phase, Receive, Release, ServerFrame, Snapshot,
     VersionRange,
 };
-use std::sync::Arc;
 
 fn batches(pair: &Pair) -> Vec<(Descriptors, Vec<u32>)> {
     let batch = |(frame, fds): &(ServerFrame, Vec<u32>)| match frame {
