@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use lexopt::prelude::*;
 
+use crate::resident;
+
 /// What a service is to be. The harness gives every contestant the same.
 #[derive(Debug, Clone)]
 pub struct Args {
@@ -31,16 +33,18 @@ impl Default for Args {
     }
 }
 
+/// What `read` makes of the command line of this process. Ends it, with a message, where that makes no sense.
+pub fn parsed<T>(read: fn(lexopt::Parser) -> Result<T, lexopt::Error>) -> T {
+    read(lexopt::Parser::from_env()).unwrap_or_else(|error| {
+        eprintln!("{error}");
+        std::process::exit(2)
+    })
+}
+
 impl Args {
     /// From the command line of this process. Ends it, with a message, where that makes no sense.
     pub fn parse() -> Args {
-        match Args::read(lexopt::Parser::from_env()) {
-            Ok(args) => args,
-            Err(error) => {
-                eprintln!("{error}");
-                std::process::exit(2);
-            }
-        }
+        parsed(Args::read)
     }
 
     fn read(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
@@ -95,6 +99,6 @@ impl Args {
 
     /// Memory that is resident until it is dropped.
     pub fn ballast(&self) -> Vec<u8> {
-        vec![1; self.ballast << 20]
+        resident(self.ballast)
     }
 }

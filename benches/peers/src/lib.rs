@@ -9,7 +9,7 @@ mod server;
 mod stamp;
 mod state;
 
-pub use args::Args;
+pub use args::{Args, parsed};
 pub use server::{Server, bind};
 pub use stamp::{now, stamp};
-pub use state::{resident, touch, write_once};
+pub use state::{resident, take_in, write_once};

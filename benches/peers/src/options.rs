@@ -18,13 +18,7 @@ pub(crate) struct Options {
 impl Options {
     /// From the command line of this process. Ends it, with a message, where that makes no sense.
     pub(crate) fn parse() -> Options {
-        match Options::read(lexopt::Parser::from_env()) {
-            Ok(options) => options,
-            Err(error) => {
-                eprintln!("{error}");
-                std::process::exit(2);
-            }
-        }
+        peers::parsed(Options::read)
     }
 
     fn read(mut parser: lexopt::Parser) -> Result<Options, lexopt::Error> {

@@ -19,7 +19,6 @@ pub fn now() -> Duration {
 /// - `stopped`: a generation accepts on none of its listeners any more
 /// - `arrived`: a generation has the state that it was given, and has not looked at it yet
 /// - `state`: a generation has read the whole of the state that it was given
-/// - `cold`: a generation has found nothing to inherit
 pub fn stamp(event: &str) {
     let at = now().as_nanos();
     // One write, so that lines of several processes do not mix, see `pipe(7)`. Nobody may be listening any more.

@@ -6,13 +6,22 @@ use std::io::{self, Write};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use crate::stamp;
+
 /// So many MiB, resident.
 pub fn resident(mib: usize) -> Vec<u8> {
     vec![1; mib << 20]
 }
 
+/// Takes in a state that has arrived, and says so before and after.
+pub fn take_in(state: &[u8]) {
+    stamp("arrived");
+    touch(state);
+    stamp("state");
+}
+
 /// Reads every byte.
-pub fn touch(state: &[u8]) {
+fn touch(state: &[u8]) {
     let (words, rest) = state.as_chunks();
     let sum = words.iter().fold(0, |sum: u64, word| sum.wrapping_add(u64::from_ne_bytes(*word)));
     black_box(rest.iter().fold(sum, |sum, byte| sum.wrapping_add(u64::from(*byte))));

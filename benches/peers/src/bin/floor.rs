@@ -12,7 +12,7 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 
 use peers::bare::{BATCH, receive, send};
-use peers::{Args, Server, bind, resident, stamp, touch, write_once};
+use peers::{Args, Server, bind, resident, stamp, take_in, write_once};
 use rustix::fs::{SealFlags, fcntl_add_seals};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use tokio::net::TcpListener;
@@ -97,9 +97,7 @@ fn receive_state(predecessor: &mut UnixStream, length: usize) -> io::Result<Mapp
     predecessor.write_all(&[0])?;
     let memfd = received.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
     let state = Mapped::new(&memfd, length)?;
-    stamp("arrived");
-    touch(&state);
-    stamp("state");
+    take_in(&state);
     Ok(state)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fd_handoff::tokio::Handoff;
 use fd_handoff::{Finish, Received, SignalKind, State, StateError};
-use peers::{Args, Server, resident, stamp, touch};
+use peers::{Args, Server, resident, stamp, take_in};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -55,8 +55,6 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 }
 
 fn read(state: &Received) -> Result<(), StateError> {
-    stamp("arrived");
-    touch(state);
-    stamp("state");
+    take_in(state);
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use fd_handoff::{Acceptor, Finish, Handle, Handoff, Received, SignalKind, State, StateError};
-use peers::{Args, resident, stamp, touch};
+use peers::{Args, resident, stamp, take_in};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 
@@ -51,9 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn read(state: &Received) -> Result<(), StateError> {
-    stamp("arrived");
-    touch(state);
-    stamp("state");
+    take_in(state);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use peers::{Args, Server, bind, resident, stamp, touch};
+use peers::{Args, Server, bind, resident, stamp, take_in};
 use rustix::io::{FdFlags, fcntl_setfd};
 use shellflip::RestartConfig;
 use shellflip::lifecycle::{LifecycleHandler, PipeReader, PipeWriter, receive_from_old_process};
@@ -66,9 +66,7 @@ async fn successor(args: &Args, mut pipe: PipeReader) -> io::Result<(Ballast, Ge
     let numbers: Vec<RawFd> = numbers.as_chunks().0.iter().copied().map(RawFd::from_ne_bytes).collect();
     let mut state = Vec::with_capacity(args.state << 20);
     pipe.read_to_end(&mut state).await?;
-    stamp("arrived");
-    touch(&state);
-    stamp("state");
+    take_in(&state);
     args.initialise();
     // SAFETY: the old process has left these numbers to this one, and nobody else has been told of them.
     let listeners = numbers.iter().map(|number| unsafe { TcpListener::from_raw_fd(*number) }).collect();
