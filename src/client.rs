@@ -22,15 +22,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::channel::{Channel, Fill};
-use crate::control_socket::Place;
+pub use crate::core::wire::{
+    Attempt, Event, FdStatus, Hello, News, Outcome, Phase, PredecessorStatus, Status, SuccessorStatus, VersionRange,
+};
+use crate::core::wire::{ClientFrame, Frame, GetStatus, ServerFrame, Stop, Upgrade, Watch};
+use crate::driver::channel::{Channel, Fill};
+use crate::driver::place::Place;
 use crate::error::{Error, PathProblem, Result};
 pub use crate::kernel::Kernel;
 use crate::sys::event::wait_readable;
-pub use crate::wire::{
-    Attempt, Event, FdStatus, Hello, News, Outcome, Phase, PredecessorStatus, Status, SuccessorStatus, VersionRange,
-};
-use crate::wire::{ClientFrame, Frame, GetStatus, ServerFrame, Stop, Upgrade, Watch};
 
 /// How long the service may take to answer. It answers from memory: one that takes longer is stopped, or no service.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -205,10 +205,10 @@ fn wait(channel: &Channel<OwnedFd>, deadline: Option<Instant>) -> Result<()> {
     wait_readable(&[channel.as_fd()], deadline).map_err(Error::io("wait for the service"))
 }
 
-fn refused(failure: crate::wire::Failure) -> Error {
+fn refused(failure: crate::core::wire::Failure) -> Error {
     Error::Refused { code: failure.code, message: failure.message }
 }
 
 fn unexpected(frame: &ServerFrame) -> Error {
-    Error::Garbled(crate::wire::WireError::Malformed(format!("{} is no answer to that", frame.tag())))
+    Error::Garbled(crate::core::wire::WireError::Malformed(format!("{} is no answer to that", frame.tag())))
 }

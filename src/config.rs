@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nix::sys::socket::UnixCredentials;
 
+use crate::core::Waits;
 use crate::error::{Error, Result};
-use crate::protocol::Waits;
 
 /// A century. [`Duration::MAX`] added to a moment overflows.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);

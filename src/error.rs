@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::protocol::Cause;
-use crate::wire::{ErrorCode, Kind, MAX_DESCRIPTORS, MAX_STATE, Name, NameError, WireError};
+use crate::core::Cause;
+use crate::core::wire::{ErrorCode, Kind, MAX_DESCRIPTORS, MAX_STATE, Name, NameError, WireError};
 
 /// A result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -140,7 +140,7 @@ pub enum PathProblem {
     #[error("something that is not a socket is there; move it away or choose another path")]
     NotASocket,
     /// Its last component is longer than a socket address holds.
-    #[error("its file name has {0} bytes; a socket's name can have at most {max}", max = crate::control_socket::MAX_FILE_NAME)]
+    #[error("its file name has {0} bytes; a socket's name can have at most {max}", max = crate::core::wire::MAX_FILE_NAME)]
     NameTooLong(usize),
     /// A service listens there already.
     #[error("a service is running there; take it over with handoff_receive, or stop it")]

@@ -197,44 +197,30 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("fd-handoff needs Linux: it rests on SCM_RIGHTS, memfd, pidfd and SO_PEERCRED as Linux has them");
 
-mod accept;
-mod channel;
 pub mod client;
 mod config;
-mod control_socket;
-mod descriptor;
-mod error;
-mod generation;
-mod giving;
-mod history;
-mod kernel;
-mod listen;
 #[doc(hidden)]
-pub mod protocol;
-mod receive;
-mod reception;
-mod service;
-mod spawn;
+pub mod core;
+mod driver;
+mod error;
+mod facade;
+mod kernel;
 mod state;
 mod sys;
-mod taking;
-#[cfg(feature = "tokio")]
-pub mod tokio;
-#[doc(hidden)]
-pub mod wire;
 
-pub use accept::{Accepted, Acceptor, Connection, Counted, Listener};
+pub use crate::core::wire::{ErrorCode, Kind, Name, NameError};
+pub use crate::core::{Cause, Peer};
 pub use config::{Config, PeerPolicy, Timeouts};
-pub use descriptor::Inheritable;
+pub use driver::{Inheritable, Offer, SignalKind, Spawned};
 pub use error::{Error, Failure, Owner, PathProblem, Result, StateError};
-pub use giving::Offer;
-pub use listen::{Control, Ready, Released, Successor, handoff_listen};
-pub use protocol::{Cause, Peer};
-pub use receive::{Inheritance, handoff_receive};
-pub use service::{Finish, Handle, Handoff, HandoffBuilder, SignalKind, Starting};
-pub use spawn::Spawned;
+pub use facade::blocking::{
+    Accepted, Acceptor, Connection, Control, Counted, Handle, Handoff, Inheritance, Listener, Ready, Released,
+    Starting, Successor, handoff_listen, handoff_receive,
+};
+#[cfg(feature = "tokio")]
+pub use facade::tokio;
+pub use facade::{Finish, HandoffBuilder};
 pub use state::{Received, State};
-pub use wire::{ErrorCode, Kind, Name, NameError};
 
 /// The README's program, compiled.
 #[cfg(all(doctest, feature = "tokio", feature = "bincode"))]

@@ -11,10 +11,10 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use crate::core::Packet;
+use crate::core::wire::{MAX_STATE, StateInfo};
 use crate::error::{Result, StateError};
-use crate::protocol::Packet;
 use crate::sys::file;
-use crate::wire::{MAX_STATE, StateInfo};
 
 /// How much is collected before it is written.
 const BUFFER: usize = 256 * 1024;

@@ -591,4 +591,4 @@ fn what_is_left_unread_is_read_on_tokio() {
 
 /// How long the service lets a connection be quiet: by then it would look again for that alone.
 #[cfg(feature = "tokio")]
-const QUIET: Duration = fd_handoff::protocol::QUIET_LIMIT;
+const QUIET: Duration = fd_handoff::core::QUIET_LIMIT;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fd_handoff::wire::FrameReader;
+use fd_handoff::core::wire::FrameReader;
 use fd_handoff::{
     Config, Control, Error, ErrorCode, Inheritance, Offer, PathProblem, PeerPolicy, State, handoff_listen,
     handoff_receive,

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use fd_handoff::wire::{ClientFrame, Frame, FrameReader, MAX_LINE, ServerFrame, WireError, parse_client_line};
+use fd_handoff::core::wire::{ClientFrame, Frame, FrameReader, MAX_LINE, ServerFrame, WireError, parse_client_line};
 
 /// How long a stream gets that is made long by repeating it: more than a line may be.
 const LONG: usize = MAX_LINE + 9_000;

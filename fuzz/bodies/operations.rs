@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fd_handoff::Cause;
-use fd_handoff::protocol::{
-    Gift, Input, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role, Successor, SuccessorCommand,
-    SuccessorEvent, Waits,
-};
-use fd_handoff::wire::{
+use fd_handoff::core::wire::{
     Abort, Active, Attempt, ClientFrame, Descriptors, Draining, Entry, ErrorCode, Failure, Farewell, Frame, GetStatus,
     Hello, Kind, MAX_BATCH, MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Name, Offer, Outcome, PROTOCOL, Phase, Progress,
     Ready, Receive, Received, Release, ServerFrame, Settled, Snapshot, StateInfo, VersionRange, WireError,
+};
+use fd_handoff::core::{
+    Gift, Input, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role, Successor, SuccessorCommand,
+    SuccessorEvent, Waits,
 };
 
 /// So many operations of one input are carried out.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use fd_handoff::protocol::{
+use fd_handoff::core::wire::{ClientFrame, Entry, ErrorCode, Kind, Name, Offer, PROTOCOL, Ready, Received, StateInfo};
+use fd_handoff::core::{
     Answer, Desk, Gift, Input, Inspector, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role,
 };
-use fd_handoff::wire::{ClientFrame, Entry, ErrorCode, Kind, Name, Offer, PROTOCOL, Ready, Received, StateInfo};
 
 use crate::mistake::Mistake;
 use crate::setting::Setting;

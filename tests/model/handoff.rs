@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use fd_handoff::protocol::Input;
-use fd_handoff::wire::ClientFrame;
+use fd_handoff::core::Input;
+use fd_handoff::core::wire::ClientFrame;
 use stateright::{Model, Property};
 
 use crate::mistake::Mistake;

@@ -1,6 +1,6 @@
 //! The contract in one model: who owns the service, whatever fails, and whenever.
 //!
-//! The model holds the very state machines of `fd_handoff::protocol`, one predecessor's and one successor's at
+//! The model holds the very state machines of `fd_handoff::core`, one predecessor's and one successor's at
 //! the two ends of each connection, and lets the checker try every order in which frames are read, deadlines
 //! pass, applications go on and processes die, stop, fall silent and are ended. Its world is the kernel's:
 //! streams keep their order and lose nothing, the end of a stream is seen after what was sent before it, and a
@@ -19,8 +19,8 @@ mod world;
 
 use std::time::Instant;
 
-use fd_handoff::protocol::{Input, Output, Predecessor, PredecessorEvent, Role};
-use fd_handoff::wire::{Active, Settled};
+use fd_handoff::core::wire::{Active, Settled};
+use fd_handoff::core::{Input, Output, Predecessor, PredecessorEvent, Role};
 use stateright::{Checker, HasDiscoveries, Model, Path};
 
 use handoff::{Handoff, Step, describe, owners};

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use fd_handoff::Cause;
-use fd_handoff::protocol::{Departure, Input, Output, Role, Successor, SuccessorCommand, SuccessorEvent};
-use fd_handoff::wire::{PROTOCOL, Receive};
+use fd_handoff::core::wire::{PROTOCOL, Receive};
+use fd_handoff::core::{Departure, Input, Output, Role, Successor, SuccessorCommand, SuccessorEvent};
 
 use crate::mistake::Mistake;
 use crate::setting::Setting;

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use fd_handoff::protocol::{Input, Predecessor, Role, Successor, Waits};
-use fd_handoff::wire::{ClientFrame, ServerFrame};
+use fd_handoff::core::wire::{ClientFrame, ServerFrame};
+use fd_handoff::core::{Input, Predecessor, Role, Successor, Waits};
 
 use crate::setting::Setting;
 

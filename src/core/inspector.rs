@@ -1,0 +1,189 @@
+//! A connection to the control socket before it says `receive`: somebody looks, or is about to take over.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::core::wire::{
+    ClientFrame, ErrorCode, Failure, HelpText, MAX_SCHEMAS, MAX_TEXT, PROTOCOL, Receive, ServerFrame, Stopping,
+    WireError,
+};
+
+/// How many connections may look at once. One more takes the place of the one that has been quiet longest.
+pub const MAX_INSPECTORS: usize = 64;
+/// How long a connection may go without a complete line.
+pub const QUIET_LIMIT: Duration = Duration::from_secs(60);
+
+/// One connection that looks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Inspector {
+    last_line: Instant,
+    /// It wants to hear everything.
+    watches: bool,
+    /// It waits for the outcome of its upgrade.
+    upgrades: bool,
+}
+
+/// What the service offers and does, as far as an answer depends on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Desk {
+    /// Whether it can be told to upgrade and to stop.
+    pub operable: bool,
+    /// The process id of the successor in a handoff under way.
+    pub successor: Option<u32>,
+    /// Whether an upgrade has been asked for whose successor has not come yet.
+    pub upgrading: bool,
+    /// Whether the service was told to stop.
+    pub stopping: bool,
+}
+
+/// What to do about a line.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// Send this.
+    Reply(ServerFrame),
+    /// Send the status.
+    Status,
+    /// Send the status, then events as they happen.
+    Watch,
+    /// Begin an upgrade; send events as they happen, and its outcome.
+    Upgrade(Option<Duration>),
+    /// Send this, and stop.
+    Stop(ServerFrame),
+    /// Send this, and close.
+    Close(ServerFrame),
+    /// The successor with this process id cannot have the service: send why, and close.
+    Refuse(u32, Failure),
+    /// Begin a handoff.
+    Begin(Receive),
+}
+
+impl Inspector {
+    /// A connection that was accepted at `now`.
+    pub fn new(now: Instant) -> Inspector {
+        Inspector { last_line: now, watches: false, upgrades: false }
+    }
+
+    /// For choosing who has to make room: the least of these, one that waits for nothing and has been quiet longest.
+    pub fn rank(&self) -> (bool, Instant) {
+        (self.listens(), self.last_line)
+    }
+
+    /// Whether it is told events as they happen.
+    pub fn listens(&self) -> bool {
+        self.watches || self.upgrades
+    }
+
+    /// It has heard how its upgrade ended.
+    pub fn concluded(&mut self) {
+        self.upgrades = false;
+    }
+
+    /// When it has been quiet for too long. One that listens may be quiet for ever.
+    pub fn deadline(&self) -> Option<Instant> {
+        (!self.listens()).then(|| self.last_line + QUIET_LIMIT)
+    }
+
+    /// The last word to a connection that has been quiet for too long.
+    pub fn timeout() -> ServerFrame {
+        let message = format!("no complete line for {} seconds", QUIET_LIMIT.as_secs());
+        Failure { code: ErrorCode::Timeout, message }.into()
+    }
+
+    /// The last word to a connection that makes room for a newer one.
+    pub fn evicted() -> ServerFrame {
+        let message = format!("more than {MAX_INSPECTORS} connections; this one has been quiet longest");
+        Failure { code: ErrorCode::Evicted, message }.into()
+    }
+
+    /// The last word to a connection that makes room where the process has no descriptor left.
+    pub fn out_of_files() -> ServerFrame {
+        let message = "this process is at its limit of open files; this connection has been quiet longest".to_owned();
+        Failure { code: ErrorCode::Evicted, message }.into()
+    }
+
+    /// Decides about one line.
+    pub fn line(&mut self, now: Instant, line: Result<ClientFrame, WireError>, desk: Desk) -> Answer {
+        self.last_line = now;
+        match line {
+            Ok(ClientFrame::Help(_)) => Answer::Reply(help(desk)),
+            Ok(ClientFrame::GetStatus(_)) => Answer::Status,
+            Ok(ClientFrame::Watch(_)) => {
+                self.watches = true;
+                Answer::Watch
+            }
+            Ok(ClientFrame::Receive(receive)) => begin(receive, desk.successor),
+            Ok(frame @ (ClientFrame::Upgrade(_) | ClientFrame::Stop(_))) if !desk.operable => {
+                let message = format!("{} is not offered by this service", frame.tag());
+                Answer::Reply(Failure { code: ErrorCode::Unsupported, message }.into())
+            }
+            Ok(ClientFrame::Upgrade(upgrade)) => self.upgrade(upgrade.timeout_ms.map(Duration::from_millis), desk),
+            Ok(ClientFrame::Stop(_)) => Answer::Stop(Stopping {}.into()),
+            Ok(frame) => {
+                let message = format!("{} belongs to a handoff; say receive first", frame.tag());
+                Answer::Reply(Failure { code: ErrorCode::OutOfOrder, message }.into())
+            }
+            // What follows cannot be told apart from the rest of the long line, nor from what the lost
+            // descriptors belonged to.
+            Err(error @ (WireError::TooLong | WireError::StrayDescriptors | WireError::Truncated)) => {
+                Answer::Close(failure(&error))
+            }
+            Err(error) => Answer::Reply(failure(&error)),
+        }
+    }
+
+    fn upgrade(&mut self, timeout: Option<Duration>, desk: Desk) -> Answer {
+        if let Some(message) = desk.busy() {
+            return Answer::Reply(Failure { code: ErrorCode::Busy, message }.into());
+        }
+        self.upgrades = true;
+        Answer::Upgrade(timeout)
+    }
+}
+
+impl Desk {
+    /// Why no upgrade can begin now, if so.
+    pub fn busy(self) -> Option<String> {
+        match (self.successor, self.upgrading) {
+            (Some(pid), _) => Some(busy_with(pid)),
+            (None, true) => Some("an upgrade is under way; try again when it is over".to_owned()),
+            (None, false) => self.stopping.then(|| "the service was told to stop".to_owned()),
+        }
+    }
+}
+
+fn busy_with(pid: u32) -> String {
+    format!("a handoff to process {pid} is under way; try again when it is over")
+}
+
+fn begin(receive: Receive, successor: Option<u32>) -> Answer {
+    let refuse = |code, message| Answer::Refuse(receive.pid, Failure { code, message });
+    if let Some(pid) = successor {
+        return refuse(ErrorCode::Busy, busy_with(pid));
+    }
+    if receive.protocol.negotiate(PROTOCOL).is_none() {
+        let message = format!("this service speaks protocol {PROTOCOL}, the successor {}", receive.protocol);
+        return refuse(ErrorCode::Version, message);
+    }
+    if receive.schemas.len() > MAX_SCHEMAS || receive.version.len() > MAX_TEXT {
+        let message = format!("more than {MAX_SCHEMAS} schemas, or a version of more than {MAX_TEXT} bytes");
+        return refuse(ErrorCode::Malformed, message);
+    }
+    Answer::Begin(receive)
+}
+
+fn failure(error: &WireError) -> ServerFrame {
+    Failure { code: error.code(), message: error.to_string() }.into()
+}
+
+fn help(desk: Desk) -> ServerFrame {
+    let offered = if desk.operable { "" } else { " (not offered by this service)" };
+    let words = [
+        ("help", "this list".to_owned()),
+        ("status", "what the service is doing".to_owned()),
+        ("watch", "what the service is doing, then events as they happen".to_owned()),
+        ("upgrade", format!("replace the service by a new process, and hear how it goes{offered}")),
+        ("stop", format!("stop the service{offered}")),
+    ];
+    let words: BTreeMap<String, String> = words.map(|(word, does)| (word.to_owned(), does)).into();
+    HelpText { words }.into()
+}

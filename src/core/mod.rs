@@ -1,0 +1,17 @@
+//! The control protocol's decisions: who may say what when, and who owns the service.
+//!
+//! Nothing in here does I/O, reads a clock, starts a thread or names tokio: the model, the fuzzer and the drivers share it.
+
+mod inspector;
+mod predecessor;
+pub(crate) mod record;
+mod role;
+mod successor;
+#[cfg(test)]
+mod tests;
+pub mod wire;
+
+pub use inspector::{Answer, Desk, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
+pub use predecessor::{Gift, Predecessor, PredecessorCommand, PredecessorEvent};
+pub use role::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};
+pub use successor::{Departure, Successor, SuccessorCommand, SuccessorEvent};

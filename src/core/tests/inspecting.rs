@@ -1,0 +1,152 @@
+//! A connection before `receive`.
+
+use std::time::{Duration, Instant};
+
+use super::pair::receive;
+use crate::core::wire::{
+    Active, ClientFrame, ErrorCode, GetStatus, Help, MAX_SCHEMAS, MAX_TEXT, Receive, ServerFrame, Stop, Upgrade,
+    VersionRange, Watch, WireError,
+};
+use crate::core::{Answer, Desk, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
+
+fn answer(line: Result<ClientFrame, WireError>, successor: Option<u32>) -> Answer {
+    at(Desk { successor, ..Desk::default() }, line)
+}
+
+fn at(desk: Desk, line: Result<ClientFrame, WireError>) -> Answer {
+    Inspector::new(Instant::now()).line(Instant::now(), line, desk)
+}
+
+fn said(answer: &Answer) -> (bool, Option<ErrorCode>) {
+    match answer {
+        Answer::Reply(ServerFrame::Failure(failure)) => (true, Some(failure.code)),
+        Answer::Close(ServerFrame::Failure(failure)) | Answer::Refuse(_, failure) => (false, Some(failure.code)),
+        _ => (true, None),
+    }
+}
+
+#[test]
+fn questions_are_answered() {
+    assert!(matches!(answer(Ok(Help {}.into()), None), Answer::Reply(ServerFrame::HelpText(_))));
+    assert_eq!(answer(Ok(GetStatus {}.into()), None), Answer::Status);
+    assert_eq!(answer(Ok(receive().into()), None), Answer::Begin(receive()));
+}
+
+// M31
+#[test]
+fn what_is_not_offered_is_unsupported() {
+    for frame in [Upgrade::default().into(), Stop {}.into()] {
+        assert_eq!(said(&answer(Ok(frame), None)), (true, Some(ErrorCode::Unsupported)));
+    }
+}
+
+// M31
+#[test]
+fn what_is_offered_is_done() {
+    let desk = Desk { operable: true, ..Desk::default() };
+    let upgrade = |timeout_ms| at(desk, Ok(Upgrade { timeout_ms }.into()));
+    assert_eq!(upgrade(None), Answer::Upgrade(None));
+    assert_eq!(upgrade(Some(1500)), Answer::Upgrade(Some(Duration::from_millis(1500))));
+    assert!(matches!(at(desk, Ok(Stop {}.into())), Answer::Stop(ServerFrame::Stopping(_))));
+}
+
+// M90
+#[test]
+fn one_upgrade_at_a_time() {
+    let busy = |successor, upgrading, stopping| {
+        let desk = Desk { operable: true, successor, upgrading, stopping };
+        said(&at(desk, Ok(Upgrade::default().into())))
+    };
+    assert_eq!(busy(Some(4711), false, false), (true, Some(ErrorCode::Busy)));
+    assert_eq!(busy(None, true, false), (true, Some(ErrorCode::Busy)));
+    assert_eq!(busy(None, false, true), (true, Some(ErrorCode::Busy)), "one that stops has no time for it");
+    // The new process that an upgrade waits for is welcome.
+    let awaited = Desk { operable: true, upgrading: true, ..Desk::default() };
+    assert_eq!(at(awaited, Ok(receive().into())), Answer::Begin(receive()));
+}
+
+// M37
+#[test]
+fn one_that_listens_may_be_quiet_for_ever() {
+    let began = Instant::now();
+    let desk = Desk { operable: true, ..Desk::default() };
+    for frame in [Watch {}.into(), Upgrade::default().into()] {
+        let (mut listens, looks) = (Inspector::new(began), Inspector::new(began));
+        listens.line(began, Ok(frame), desk);
+        assert!(listens.listens() && !looks.listens());
+        assert_eq!(listens.deadline(), None);
+        assert!(looks.rank() < listens.rank(), "one that only looks makes room first");
+    }
+}
+
+// M33
+#[test]
+fn frames_of_a_handoff_wait_for_receive() {
+    assert_eq!(said(&answer(Ok(Active {}.into()), None)), (true, Some(ErrorCode::OutOfOrder)));
+}
+
+// M34, M35
+#[test]
+fn mistakes_are_told_and_a_broken_stream_is_closed() {
+    let malformed = WireError::Malformed("no".to_owned());
+    assert_eq!(said(&answer(Err(malformed), None)), (true, Some(ErrorCode::Malformed)));
+    assert_eq!(
+        said(&answer(Err(WireError::UnknownType("hop".to_owned())), None)),
+        (true, Some(ErrorCode::UnknownType))
+    );
+    assert_eq!(said(&answer(Err(WireError::TooLong), None)), (false, Some(ErrorCode::TooLong)));
+    assert_eq!(said(&answer(Err(WireError::StrayDescriptors), None)), (false, Some(ErrorCode::Descriptors)));
+    assert_eq!(said(&answer(Err(WireError::Truncated), None)), (false, Some(ErrorCode::Descriptors)));
+}
+
+// M41
+#[test]
+fn a_second_successor_is_told_who_is_first() {
+    let busy = answer(Ok(receive().into()), Some(4711));
+    assert_eq!(said(&busy), (false, Some(ErrorCode::Busy)));
+    assert!(matches!(busy, Answer::Refuse(_, failure) if failure.message.contains("4711")));
+}
+
+// M39
+#[test]
+fn a_successor_without_a_version_in_common_is_refused() {
+    let begins = |min, max| {
+        let protocol = VersionRange { min, max };
+        said(&answer(Ok(Receive { protocol, ..receive() }.into()), None))
+    };
+    assert_eq!(begins(1, 9), (true, None));
+    assert_eq!(begins(2, 9), (false, Some(ErrorCode::Version)));
+    assert_eq!(begins(0, 0), (false, Some(ErrorCode::Version)));
+}
+
+// M27
+#[test]
+fn a_receive_beyond_the_limits_is_refused() {
+    let begins = |schemas: usize, version: usize| {
+        let (schemas, version) = (vec![0; schemas], "x".repeat(version));
+        said(&answer(Ok(Receive { schemas, version, ..receive() }.into()), None)).1
+    };
+    assert_eq!(begins(MAX_SCHEMAS, MAX_TEXT), None);
+    assert_eq!(begins(MAX_SCHEMAS + 1, 1), Some(ErrorCode::Malformed));
+    assert_eq!(begins(1, MAX_TEXT + 1), Some(ErrorCode::Malformed));
+}
+
+// M37
+#[test]
+fn every_line_begins_the_quiet_limit_anew() {
+    let began = Instant::now();
+    let mut inspector = Inspector::new(began);
+    assert_eq!(inspector.deadline(), Some(began + QUIET_LIMIT));
+    let later = began + Duration::from_secs(59);
+    inspector.line(later, Ok(GetStatus {}.into()), Desk::default());
+    assert_eq!(inspector.deadline(), Some(later + QUIET_LIMIT));
+    assert_eq!(inspector.rank(), (false, later));
+    assert!(matches!(Inspector::timeout(), ServerFrame::Failure(failure) if failure.code == ErrorCode::Timeout));
+}
+
+#[test]
+fn one_that_makes_room_hears_why() {
+    let evicted = Inspector::evicted();
+    let names_the_cap = |message: &str| message.contains(&MAX_INSPECTORS.to_string());
+    assert!(matches!(evicted, ServerFrame::Failure(failure) if names_the_cap(&failure.message)));
+}

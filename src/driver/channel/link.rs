@@ -1,0 +1,245 @@
+//! A role on its channel: moves frames between the two and watches the peer live. Still without waiting: a
+//! driver steps it, and waits for [`Link::poller`] or [`Link::deadline`] in between.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::Span;
+
+use super::{Carried, Channel, Fill, Point};
+use crate::core::wire::{Frame, WireError};
+use crate::core::{Input, Output, Role};
+use crate::sys::event::{Interest, Poller};
+use crate::sys::process;
+
+const STREAM: u64 = 0;
+const PEER: u64 = 1;
+/// How many inputs are taken in before the deadline is looked at, so that no peer puts it off by talking.
+const MAX_INPUTS: usize = 4096;
+
+/// A role and its connection.
+#[derive(Debug)]
+pub(crate) struct Link<R: Role> {
+    pub(crate) role: R,
+    channel: Channel<R::Fd>,
+    poller: Arc<Poller>,
+    peer: Option<OwnedFd>,
+    /// What was handed to the role already.
+    said_eof: bool,
+    said_dead: bool,
+    garbled: bool,
+    /// Whether the poller also waits for room to send.
+    waits_to_send: bool,
+    /// The handoff that this connection is for. Entered in steps, which do not wait, and held by whoever logs about it.
+    pub(crate) span: Span,
+}
+
+impl<R: Role> Link<R>
+where
+    R::Fd: Carried,
+{
+    pub(crate) fn new(role: R, channel: Channel<R::Fd>, peer: Option<OwnedFd>) -> io::Result<Link<R>> {
+        let poller = Poller::new()?;
+        poller.add(channel.as_fd(), STREAM, Interest::Read)?;
+        let mut link = Link {
+            role,
+            channel,
+            poller: Arc::new(poller),
+            peer: None,
+            said_eof: false,
+            said_dead: false,
+            garbled: false,
+            waits_to_send: false,
+            span: Span::none(),
+        };
+        if let Some(pidfd) = peer {
+            link.watch(pidfd)?;
+        }
+        Ok(link)
+    }
+
+    /// Watches the process behind `pidfd` as the peer.
+    pub(crate) fn watch(&mut self, pidfd: OwnedFd) -> io::Result<()> {
+        self.poller.add(pidfd.as_fd(), PEER, Interest::Read)?;
+        self.peer = Some(pidfd);
+        Ok(())
+    }
+
+    /// What to wait for between two steps.
+    pub(crate) fn poller(&self) -> &Arc<Poller> {
+        &self.poller
+    }
+
+    /// When to step at the latest.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.role.deadline()
+    }
+
+    pub(crate) fn command(&mut self, command: R::Command) {
+        self.role.handle(Instant::now(), Input::Command(command));
+    }
+
+    /// Whether all that was said is out.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.channel.queued() == 0
+    }
+
+    /// Does all that can be done now. Returns the first event; `None`: wait, then step again.
+    pub(crate) fn step(&mut self, now: Instant, table: &[BorrowedFd<'_>]) -> Option<R::Event> {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        let mut inputs = 0;
+        loop {
+            if let Some(event) = self.carry_out(now, table) {
+                return Some(event);
+            }
+            // What has come counts before the time does: a process that was stopped for a while finds its
+            // deadline passed, and in the same moment the word that it waited for.
+            if inputs < MAX_INPUTS && self.take_in(now) {
+                inputs += 1;
+                continue;
+            }
+            let all_taken_in = inputs < MAX_INPUTS;
+            inputs = 0;
+            if self.role.deadline().is_some_and(|deadline| deadline <= now) {
+                self.role.handle(now, Input::Timeout);
+            } else if all_taken_in {
+                self.await_room();
+                return None;
+            }
+        }
+    }
+
+    /// Does what the role wants done, up to the first event.
+    fn carry_out(&mut self, now: Instant, table: &[BorrowedFd<'_>]) -> Option<R::Event> {
+        // What was left over for want of room.
+        self.flush(now, table);
+        loop {
+            match self.role.poll_output()? {
+                Output::Send(frame, fds) => self.send(now, table, &frame, fds),
+                Output::Event(event) => return Some(event),
+                Output::Fence => self.fence(now),
+            }
+        }
+    }
+
+    /// One frame is on its way while the next is written.
+    fn send(&mut self, now: Instant, table: &[BorrowedFd<'_>], frame: &R::Outgoing, fds: Vec<R::Fd>) {
+        self.reach(now, Point::BeforeSend, frame.tag());
+        self.channel.queue(frame, fds);
+        self.flush(now, table);
+        if self.is_flushed() {
+            self.reach(now, Point::AfterSend, frame.tag());
+        }
+    }
+
+    /// Where a test may have asked for a fault.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn reach(&mut self, now: Instant, point: Point, tag: &str) {
+        if super::fault::strike(point, tag) {
+            self.role.handle(now, Input::Command(R::give_up("a fault that a test has asked for")));
+        }
+    }
+
+    /// Where a test may have asked for a fault, in a build that has them. This one has none.
+    #[cfg(not(feature = "fault-injection"))]
+    #[inline(always)]
+    pub(crate) fn reach(&mut self, _now: Instant, _point: Point, _tag: &str) {}
+
+    fn flush(&mut self, now: Instant, table: &[BorrowedFd<'_>]) {
+        if let Err(error) = self.channel.flush(table) {
+            self.garble(now, WireError::Broken(error.to_string()));
+        }
+    }
+
+    /// Hands the role one thing that has happened. Returns whether there was one.
+    fn take_in(&mut self, now: Instant) -> bool {
+        if self.garbled {
+            return self.look_at_peer(now, false);
+        }
+        match self.channel.next_frame(R::Incoming::parse) {
+            Some(Ok((frame, fds))) => {
+                let tag = frame.tag();
+                let fds = fds.into_iter().map(R::Fd::from).collect();
+                self.role.handle(now, Input::Frame(frame, fds));
+                self.reach(now, Point::AfterReceive, tag);
+                return true;
+            }
+            Some(Err(error)) => {
+                self.garble(now, error);
+                return true;
+            }
+            None => {}
+        }
+        // Looked at before the last receive: what a peer said before it died is read before it counts as dead.
+        let dead = self.is_dead();
+        match self.channel.fill() {
+            Fill::Some => true,
+            Fill::Closed if !self.said_eof => {
+                self.hang_up();
+                self.role.handle(now, Input::Eof);
+                true
+            }
+            Fill::Closed | Fill::Nothing => self.look_at_peer(now, dead),
+        }
+    }
+
+    fn look_at_peer(&mut self, now: Instant, seen_dead: bool) -> bool {
+        if self.said_dead || !(seen_dead || self.garbled && self.is_dead()) {
+            return false;
+        }
+        if let Some(pidfd) = &self.peer {
+            self.poller.remove(pidfd.as_fd());
+        }
+        self.said_dead = true;
+        self.role.handle(now, Input::Died);
+        true
+    }
+
+    fn is_dead(&self) -> bool {
+        !self.said_dead && self.peer.as_ref().is_some_and(|pidfd| process::is_dead(pidfd.as_fd()))
+    }
+
+    /// Nothing that comes from here on can be understood: the peer counts as silent.
+    fn garble(&mut self, now: Instant, error: WireError) {
+        if !self.garbled {
+            self.garbled = true;
+            self.role.handle(now, Input::Garbled(error));
+            self.hang_up();
+            self.role.handle(now, Input::Eof);
+        }
+    }
+
+    fn hang_up(&mut self) {
+        self.said_eof = true;
+        self.poller.remove(self.channel.as_fd());
+    }
+
+    fn fence(&mut self, now: Instant) {
+        let killed = match &self.peer {
+            Some(pidfd) => process::kill(pidfd.as_fd()),
+            None => Err(io::Error::new(io::ErrorKind::Unsupported, "no pidfd of it")),
+        };
+        match killed {
+            // Dead already (ESRCH) is as good: its pidfd will say so.
+            Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
+                tracing::error!(event = "not_fenced", %error, "the successor is silent and cannot be ended from here");
+                self.role.handle(now, Input::Fenced(false));
+            }
+            _ => self.role.handle(now, Input::Fenced(true)),
+        }
+    }
+
+    /// Waits for room to send while something is queued, and only then.
+    fn await_room(&mut self) {
+        let waits = !self.said_eof && !self.is_flushed();
+        if waits != self.waits_to_send && !self.said_eof {
+            // The stream is in the set until hang_up, so this does not fail.
+            let interest = if waits { Interest::Both } else { Interest::Read };
+            let _ = self.poller.change(self.channel.as_fd(), STREAM, interest);
+            self.waits_to_send = waits;
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The predecessor's side of one handoff, without the waiting: what the blocking and the tokio calls share.
+
+use std::collections::{HashSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::core::record::{Laps, micros};
+use crate::core::wire::{
+    self, Entry, ErrorCode, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, News, Outcome, Phase, Receive,
+};
+use crate::core::{Cause, Gift, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits};
+use crate::driver::channel::{Link, Point};
+use crate::driver::child::Spawned;
+use crate::driver::descriptor::{Attachment, application_name, describe, entry, examine};
+use crate::driver::generation::{Arrival, Generation, Named};
+use crate::driver::place;
+use crate::driver::reception::left;
+use crate::error::{Error, Failure, Owner, Result, StateError};
+use crate::state::State;
+use crate::sys::event::Poller;
+use crate::sys::{file, limits, process};
+
+/// What a predecessor gives: named descriptors and a snapshot of its state.
+///
+/// The descriptors are lent: they stay open and in use here, since this process goes on serving, and takes the
+/// service back if its successor dies.
+#[derive(Debug, Default)]
+pub struct Offer<'fd> {
+    descriptors: VecDeque<(Arc<Entry>, Attachment)>,
+    names: HashSet<Name>,
+    /// What `status` will show of them.
+    named: Named,
+    fds: Vec<BorrowedFd<'fd>>,
+    state: Option<State>,
+    /// The first thing that was wrong; it comes out when the offer is made.
+    error: Option<Error>,
+}
+
+impl<'fd> Offer<'fd> {
+    /// An offer of nothing.
+    pub fn new() -> Offer<'fd> {
+        Offer::default()
+    }
+
+    /// Adds a descriptor of any kind: a socket, a file, a pipe, anything. What it is, is the kernel's to say.
+    /// A name has 1 to 64 bytes, no control characters, and does not begin with `@`.
+    #[must_use]
+    pub fn descriptor(self, name: &str, fd: &'fd impl AsFd) -> Offer<'fd> {
+        self.group(name, [fd])
+    }
+
+    /// Adds several descriptors under one name, such as the sockets of an SO_REUSEPORT group or the
+    /// connections of a session table. The successor takes them in this order.
+    #[must_use]
+    pub fn group<T: AsFd + 'fd>(mut self, name: &str, fds: impl IntoIterator<Item = &'fd T>) -> Offer<'fd> {
+        if self.error.is_none() {
+            self.error = self.add(name, fds).err();
+        }
+        self
+    }
+
+    /// Has room for so many at once.
+    pub(crate) fn with_capacity(count: usize) -> Offer<'fd> {
+        let descriptors = VecDeque::with_capacity(count + 1);
+        Offer { descriptors, fds: Vec::with_capacity(count + 1), ..Offer::default() }
+    }
+
+    /// Adds a descriptor that was examined before and cannot have changed, under a name that nothing else has.
+    #[must_use]
+    pub(crate) fn known(mut self, entry: &Arc<Entry>, fd: BorrowedFd<'fd>) -> Offer<'fd> {
+        self.push(Arc::clone(entry), fd);
+        self
+    }
+
+    /// Adds the snapshot of the application's state.
+    #[must_use]
+    pub fn state(mut self, state: State) -> Offer<'fd> {
+        self.state = Some(state);
+        self
+    }
+
+    fn add<T: AsFd + 'fd>(&mut self, name: &str, fds: impl IntoIterator<Item = &'fd T>) -> Result<()> {
+        let name = application_name(name)?;
+        if !self.names.insert(name.clone()) {
+            return Err(Error::DuplicateName(name));
+        }
+        for (index, fd) in fds.into_iter().enumerate() {
+            let fd = fd.as_fd();
+            self.push(Arc::new(examine(name.clone(), index as u32, fd)?), fd);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, entry: Arc<Entry>, fd: BorrowedFd<'fd>) {
+        self.named.add(&entry);
+        self.descriptors.push_back((entry, Attachment::Lent(self.fds.len())));
+        self.fds.push(fd);
+    }
+
+    /// Takes the state out, to be encoded where that may take its time.
+    pub(crate) fn take_state(&mut self) -> Option<State> {
+        self.state.take()
+    }
+}
+
+/// The giving side of one handoff.
+#[derive(Debug)]
+pub(crate) struct Giving {
+    generation: Arc<Generation>,
+    link: Link<Predecessor<Attachment>>,
+    successor: Receive,
+    laps: Laps,
+    over: bool,
+    held: Option<Milestone>,
+    /// The successor's process, where it is our child.
+    child: Option<Spawned>,
+    /// By when it has to be ready, whatever progress it makes.
+    limit: Option<Instant>,
+}
+
+/// A point that a handoff has reached.
+#[derive(Debug)]
+pub(crate) enum Milestone {
+    Ready,
+    Active,
+    Departed,
+    Over(Failure),
+}
+
+/// How many descriptors may be in flight at once.
+pub(crate) const IN_FLIGHT: usize = MAX_BATCH * MAX_UNACKNOWLEDGED as usize;
+
+impl Giving {
+    pub(crate) fn new(generation: Arc<Generation>, arrival: Arrival) -> Result<Giving> {
+        let Arrival { channel, receive, pidfd, began, .. } = arrival;
+        let waits: Waits = generation.config.timeouts.waits();
+        let role = Predecessor::new(receive.clone(), waits, pidfd.is_some());
+        let mut link = Link::new(role, channel, pidfd).map_err(Error::io("watch the successor"))?;
+        // The background has heard it, before there was a link.
+        link.reach(Instant::now(), Point::AfterReceive, "receive");
+        let (successor, version) = (receive.pid, receive.version.as_str());
+        let (number, predecessor) = (generation.number, std::process::id());
+        link.span = tracing::error_span!("handoff", role = "predecessor", generation = number, predecessor, successor);
+        link.span.in_scope(|| tracing::info!(event = "receive", version, "a successor asks for the service"));
+        let message = format!("process {successor}, version {version}, asks for the service");
+        generation.tell(News::Receive, Some(successor), Some(began), message);
+        Ok(Giving {
+            generation,
+            link,
+            successor: receive,
+            laps: Laps::new(began),
+            over: false,
+            held: None,
+            child: None,
+            limit: None,
+        })
+    }
+
+    pub(crate) fn successor(&self) -> &Receive {
+        &self.successor
+    }
+
+    pub(crate) fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+
+    pub(crate) fn poller(&self) -> &Arc<Poller> {
+        self.link.poller()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.link.deadline().into_iter().chain(self.limit).min()
+    }
+
+    /// The handoff is given up if the successor is not ready by then, whatever progress it makes.
+    pub(crate) fn limit(&mut self, limit: Instant) {
+        self.limit = Some(limit);
+    }
+
+    /// From here on the successor's process is ended and reaped if it does not take the service.
+    pub(crate) fn with_child(&mut self, child: Spawned) {
+        self.child = Some(child);
+    }
+
+    /// Makes the offer. Returns the table of lent descriptors, to be held until `Ready`.
+    pub(crate) fn offer<'fd>(
+        &mut self,
+        offer: Offer<'fd>,
+        snapshot: Option<Packet<OwnedFd>>,
+        control: BorrowedFd<'fd>,
+    ) -> Result<Vec<BorrowedFd<'fd>>> {
+        let Offer { mut descriptors, named, mut fds, error, .. } = offer;
+        error.map_or(Ok(()), Err)?;
+        let count = descriptors.len() + 1;
+        if count > MAX_DESCRIPTORS {
+            return Err(Error::TooManyDescriptors { count });
+        }
+        // Named first: where there is no room now, the next attempt finds it, since those who look make way.
+        self.generation.board().named = named;
+        // What is in flight counts against the sender's limit as well (ETOOMANYREFS).
+        make_room(count.min(IN_FLIGHT))?;
+
+        let state_bytes = snapshot.as_ref().map(|packet| packet.info.length);
+        self.link.span.in_scope(|| tracing::debug!(event = "offer", descriptors = count, state_bytes, "offering"));
+        let facts = describe(control).map_err(Error::io("examine the control socket"))?;
+        descriptors.push_front((Arc::new(entry(Name::control(), 0, facts)), Attachment::Lent(fds.len())));
+        fds.push(control);
+        let gift = Gift {
+            offer: self.announcement(),
+            pidfd: process::own_pidfd().ok().map(Attachment::from),
+            descriptors,
+            snapshot: snapshot.map(attach),
+        };
+        self.link.command(Command::Offer(Box::new(gift)));
+        Ok(fds)
+    }
+
+    fn announcement(&self) -> wire::Offer {
+        let timeouts = &self.generation.config.timeouts;
+        wire::Offer {
+            protocol: wire::PROTOCOL.negotiate(self.successor.protocol).unwrap_or(wire::PROTOCOL.max),
+            generation: self.generation.number,
+            pid: std::process::id(),
+            pidfd: false,
+            descriptors: 0,
+            batches: 0,
+            state: None,
+            path: self.generation.path_id,
+            ready_timeout_ms: millis(timeouts.ready),
+            active_timeout_ms: millis(timeouts.active),
+            drain_timeout_ms: millis(timeouts.drain),
+            history: self.generation.board().history.iter().cloned().collect(),
+        }
+    }
+
+    /// Releases: from here on, until this side is told otherwise, it does not accept.
+    pub(crate) fn release(&mut self, state: Option<Packet<OwnedFd>>) {
+        {
+            let mut board = self.generation.board();
+            board.accepting = false;
+            board.phase = Phase::Released;
+        }
+        self.generation.wake.raise();
+        self.laps.released = Some(Instant::now());
+        let release_us = self.laps.release_us();
+        self.link.span.in_scope(|| tracing::info!(event = "release", release_us, "this process has stopped accepting"));
+        self.tell(News::Release, "this process has stopped accepting");
+        let monotonic_us = process::monotonic().as_micros() as u64;
+        let state = state.map(attach);
+        self.link.command(Command::Release { state, monotonic_us, timens: file::time_namespace() });
+    }
+
+    pub(crate) fn draining(&mut self, connections: u64) {
+        self.tell_of_drain(News::Draining, Some(connections), left(connections));
+        self.link.command(Command::Draining(connections));
+    }
+
+    /// Says farewell: with the predecessor's own last states that nobody here has read, then with ours. Where ours could
+    /// not be encoded, the others go all the same.
+    pub(crate) fn farewell(&mut self, state: Result<Option<Packet<OwnedFd>>, StateError>) -> Option<Failure> {
+        let (state, lost) = match state {
+            Ok(state) => (state, None),
+            Err(error) => (None, Some(Failure::new(Owner::Successor, error.into()))),
+        };
+        let unread: Vec<_> = self.generation.board().farewells.drain(..).collect();
+        let (drain_us, passed_on) = (self.laps.active.map(|active| micros(active.elapsed())), unread.len());
+        self.link.span.in_scope(|| tracing::info!(event = "farewell", drain_us, passed_on, "this process has drained"));
+        self.tell_of_drain(News::Farewell, None, "this process has drained".to_owned());
+        let states = unread.into_iter().chain(state).map(attach);
+        self.link.command(Command::Farewell(states.collect()));
+        lost
+    }
+
+    /// Whether this generation's own predecessor still has to say farewell.
+    pub(crate) fn awaits_predecessor(&self) -> bool {
+        self.generation.board().predecessor.is_some()
+    }
+
+    pub(crate) fn abort(&mut self, reason: &str) {
+        self.link.command(Command::Abort(ErrorCode::Application, reason.to_owned()));
+        while self.poll(&[]).is_some() {}
+    }
+
+    /// Gives up before release because of something on this side.
+    pub(crate) fn give_up(&mut self, error: Error) -> Failure {
+        self.abort(&error.to_string());
+        Failure::new(Owner::StillUs, error)
+    }
+
+    /// Sends what is queued. What happened in the meantime is kept for the next poll.
+    pub(crate) fn push(&mut self) {
+        self.held = self.held.take().or_else(|| self.poll(&[]));
+    }
+
+    /// Whether this process may exit: the farewell is said, and all of it is out.
+    pub(crate) fn is_done(&self) -> bool {
+        self.over && self.link.is_flushed()
+    }
+
+    /// Does all that can be done now. Returns the next milestone; `None`: wait, then ask again.
+    pub(crate) fn poll(&mut self, table: &[BorrowedFd<'_>]) -> Option<Milestone> {
+        if let Some(held) = self.held.take() {
+            return Some(held);
+        }
+        let span = self.link.span.clone();
+        let _entered = span.enter();
+        loop {
+            // Each time: a successor that talks without end puts it off no longer than one that is silent.
+            let now = Instant::now();
+            if self.limit.is_some_and(|limit| limit <= now) {
+                self.limit = None;
+                let reason = "the upgrade's time is over, and the new process is not ready".to_owned();
+                self.link.command(Command::Abort(ErrorCode::Timeout, reason));
+            }
+            let event = self.link.step(now, table)?;
+            if let Some(milestone) = self.note(event) {
+                return Some(milestone);
+            }
+        }
+    }
+
+    fn note(&mut self, event: Event) -> Option<Milestone> {
+        match event {
+            Event::Transferred => {
+                self.laps.transferred = Some(Instant::now());
+                let transfer_us = self.laps.transfer_us();
+                tracing::info!(event = "transferred", transfer_us, "the successor has everything, and initialises");
+                self.tell(News::Transferred, "the successor has everything, and initialises");
+                self.generation.board().phase = Phase::Initialising;
+                None
+            }
+            Event::Progress(message) => {
+                tracing::info!(event = "progress", progress = message, "the successor initialises");
+                self.tell(News::Progress, &message);
+                if let Some(successor) = &mut self.generation.board().successor {
+                    successor.progress = Some(message);
+                }
+                None
+            }
+            Event::Ready => {
+                self.limit = None;
+                self.laps.ready = Some(Instant::now());
+                tracing::info!(event = "ready", initialise_us = self.laps.initialise_us(), "the successor can serve");
+                self.tell(News::Ready, "the successor can serve");
+                Some(Milestone::Ready)
+            }
+            Event::Active => {
+                self.laps.active = Some(Instant::now());
+                let attempt = self.attempt(Outcome::Completed);
+                let (pause_us, total_us) = (attempt.pause_us, attempt.total_us);
+                tracing::info!(event = "active", pause_us, total_us, "the successor serves");
+                let event = self.event(News::Active, "the successor serves");
+                self.generation.conclude(attempt, event, |board| board.phase = Phase::Draining);
+                Some(Milestone::Active)
+            }
+            Event::Stranded => {
+                const STRANDED: &str = "released to a successor that is silent and cannot be ended from here: it may \
+                     be serving, so this process must not; end that process by hand, and this one takes the service back";
+                tracing::error!(event = "stranded", "{STRANDED}");
+                self.tell(News::Stranded, STRANDED);
+                self.generation.board().phase = Phase::Stranded;
+                None
+            }
+            Event::Settled => {
+                const SETTLED: &str = "the successor stops in good order, or hands over itself";
+                tracing::info!(event = "settled", "{SETTLED}");
+                self.tell(News::Settled, SETTLED);
+                None
+            }
+            Event::Departed => {
+                self.over = true;
+                Some(Milestone::Departed)
+            }
+            Event::Failed(cause) => Some(self.end(Owner::StillUs, Outcome::Failed, cause)),
+            Event::TakenBack(cause) => Some(self.end(Owner::UsAgain, Outcome::TakenBack, cause)),
+            Event::Unknown(cause) => Some(self.end(Owner::Unknown, Outcome::Failed, cause)),
+        }
+    }
+
+    fn end(&mut self, owner: Owner, outcome: Outcome, cause: Cause) -> Milestone {
+        self.over = true;
+        let reason = wire::shorten(&cause.to_string(), wire::MAX_TEXT);
+        let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
+        let event = self.event(news, &reason);
+        let attempt = wire::Attempt { reason: Some(reason), ..self.attempt(outcome) };
+        let (total_us, phase) = (attempt.total_us, self.generation.board().phase);
+        if owner == Owner::Unknown {
+            self.generation.conclude(attempt, event, |_| {});
+        } else {
+            self.resume(attempt, event);
+        }
+        let reason = &cause;
+        match owner {
+            Owner::StillUs => {
+                const TEXT: &str = "the handoff failed; this process went on serving";
+                tracing::warn!(event = "failed", %reason, %phase, total_us, "{TEXT}");
+            }
+            Owner::UsAgain => {
+                const TEXT: &str = "the handoff failed; this process takes the service back";
+                tracing::warn!(event = "taken_back", %reason, %phase, total_us, "{TEXT}");
+            }
+            Owner::Unknown | Owner::Successor => {
+                const TEXT: &str = "the handoff failed, and nobody knows who serves";
+                tracing::error!(event = "owner_unknown", %reason, %phase, total_us, "{TEXT}");
+            }
+        }
+        if owner != Owner::Unknown {
+            self.end_child();
+        }
+        Milestone::Over(Failure::new(owner, Error::Handoff(cause)))
+    }
+
+    /// A child that did not take the service has no further use.
+    fn end_child(&mut self) {
+        if let Some(child) = self.child.take() {
+            child.end_in_background(self.generation.config.timeouts.end);
+        }
+    }
+
+    /// The control socket is this side's again.
+    fn resume(&self, attempt: wire::Attempt, event: wire::Event) {
+        let mut released = false;
+        self.generation.conclude(attempt, event, |board| {
+            board.no_successor();
+            released = !board.accepting;
+            board.accepting = !board.closed;
+        });
+        if released {
+            // The successor may have called listen, and would be named as the one that serves.
+            let _ = place::listen(self.generation.listener.as_fd());
+        }
+    }
+
+    fn attempt(&self, outcome: Outcome) -> wire::Attempt {
+        self.laps.attempt(self.generation.number, self.successor.pid, outcome)
+    }
+
+    /// As the successor tells of it.
+    fn tell_of_drain(&self, event: News, connections: Option<u64>, message: String) {
+        self.generation.publish(wire::Event {
+            event,
+            generation: self.generation.number,
+            pid: Some(std::process::id()),
+            elapsed_us: Some(micros(self.laps.began.elapsed())),
+            connections,
+            message,
+        });
+    }
+
+    fn tell(&self, news: News, message: &str) {
+        self.generation.publish(self.event(news, message));
+    }
+
+    fn event(&self, news: News, message: &str) -> wire::Event {
+        self.generation.event(news, Some(self.successor.pid), Some(self.laps.began), message)
+    }
+}
+
+impl Drop for Giving {
+    fn drop(&mut self) {
+        if !self.over && self.laps.released.is_none() {
+            self.abort("the predecessor's application gave up");
+        }
+    }
+}
+
+fn attach(packet: Packet<OwnedFd>) -> Packet<Attachment> {
+    Packet { info: packet.info, memfd: packet.memfd.into() }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// See [`limits::make_room`].
+pub(crate) fn make_room(more: usize) -> Result<()> {
+    limits::make_room(more as u64)
+        .map_err(Error::io("read the limit of open files"))?
+        .map_err(|limits::TooFewFiles { needed, hard }| Error::TooFewFiles { needed, hard })
+}

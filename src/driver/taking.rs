@@ -1,0 +1,567 @@
+//! The successor's side of one handoff, without the waiting: what the blocking and the tokio calls share.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::Span;
+use tracing::field::Empty;
+
+use crate::config::Config;
+use crate::core::record::{Laps, remember};
+use crate::core::wire::{self, Attempt, Entry, FileId, Outcome, PROTOCOL, PredecessorStatus, Receive, Release};
+use crate::core::{Cause, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
+use crate::driver::channel::{Channel, Link};
+use crate::driver::descriptor::{Inheritable, Unclaimed, check, named, serves};
+use crate::driver::generation::{Generation, Named, Origin};
+use crate::driver::giving::make_room;
+use crate::driver::place::{self, Lock, Place};
+use crate::driver::reception::Reception;
+use crate::error::{Error, PathProblem, Result};
+use crate::state::Received;
+use crate::sys::{file, limits, process, socket};
+
+/// How many times to look for the service again when the one that was found is lost on the way.
+const ATTEMPTS: u32 = 3;
+
+/// Looks for the running service, and finds it or the right to be the first.
+#[derive(Debug)]
+pub(crate) struct Search {
+    config: Config,
+    began: Instant,
+    attempts: u32,
+}
+
+/// What a look found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A service runs here.
+    Service(Box<Transfer>),
+    /// Nobody does, and nobody else can begin to while the lock is held.
+    Nobody(Box<Inherited>),
+    /// Another process is starting; look again at this moment.
+    Starting(Instant),
+}
+
+impl Search {
+    pub(crate) fn new(config: Config) -> Search {
+        Search { config, began: Instant::now(), attempts: 0 }
+    }
+
+    pub(crate) fn look(&mut self) -> Result<Found> {
+        let place = Place::open(&self.config.path)?;
+        if let Some(stream) = place.connect()? {
+            self.attempts += 1;
+            return Ok(Found::Service(Box::new(Transfer::begin(self.config.clone(), place, stream.into())?)));
+        }
+        if !self.config.cold_start {
+            return Err(place.problem(PathProblem::NobodyThere));
+        }
+        let Some(lock) = place.try_lock()? else {
+            return Ok(Found::Starting(place.retry_lock_at(self.began, self.config.timeouts.lock)?));
+        };
+        // Somebody may have started between the look and the lock.
+        if place.connect()?.is_some() {
+            drop(lock);
+            return self.look();
+        }
+        let listener = place.bind(self.config.mode)?;
+        // No release, one day, is to wait for it.
+        file::time_namespace();
+        Ok(Found::Nobody(Box::new(Inherited::nothing(self.config.clone(), place, listener, lock))))
+    }
+
+    /// Whether a failed transfer is a reason to look again: the service died on the way, and by now there may
+    /// be another one, or nobody.
+    pub(crate) fn may_look_again(&self, error: &Error) -> bool {
+        matches!(error, Error::PredecessorLost(_)) && self.config.cold_start && self.attempts < ATTEMPTS
+    }
+}
+
+/// A transfer under way: everything is still on its way here.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    link: Link<Successor<OwnedFd>>,
+    /// What has come; it is whole when the transfer is.
+    parts: Option<Parts>,
+    /// Our own finding that made us give up, more exact than the cause that the peer hears.
+    error: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    config: Config,
+    place: Place,
+    began: Instant,
+    /// Our own network namespace, where sockets of another one are to be refused.
+    netns: Option<u64>,
+    offer: Option<Box<wire::Offer>>,
+    unclaimed: Unclaimed,
+}
+
+impl Transfer {
+    fn begin(config: Config, place: Place, stream: OwnedFd) -> Result<Transfer> {
+        let stream = std::os::unix::net::UnixStream::from(stream);
+        let peer = socket::peer_credentials(&stream).map_err(Error::io("read the service's credentials"))?;
+        config.peers.check(&peer)?;
+        let netns = socket::netns_cookie(stream.as_fd()).ok().filter(|_| !config.foreign_netns);
+        let channel = Channel::new(stream, true).map_err(Error::io("set up the control connection"))?;
+        let receive = Receive {
+            protocol: PROTOCOL,
+            pid: std::process::id(),
+            version: wire::shorten(&config.version, wire::MAX_TEXT),
+            schemas: config.schemas.clone(),
+        };
+        let began = Instant::now();
+        let role = Successor::new(receive, config.timeouts.waits(), began);
+        let mut link = Link::new(role, channel, None).map_err(Error::io("watch the control connection"))?;
+        link.span = tracing::error_span!(
+            "handoff",
+            role = "successor",
+            generation = Empty,
+            predecessor = Empty,
+            successor = std::process::id()
+        );
+        let parts = Parts { config, place, began, netns, offer: None, unclaimed: Unclaimed::default() };
+        Ok(Transfer { link, parts: Some(parts), error: None })
+    }
+
+    pub(crate) fn link(&self) -> &Link<Successor<OwnedFd>> {
+        &self.link
+    }
+
+    pub(crate) fn place_problem(&self, problem: PathProblem) -> Error {
+        // The parts are whole until the transfer is, which it cannot be before the first poll.
+        self.parts.as_ref().map_or(Error::Closed, |parts| parts.place.problem(problem))
+    }
+
+    /// Does all that can be done now. `Some`: the transfer is over, one way or the other.
+    pub(crate) fn poll(&mut self) -> Option<Result<Arrived>> {
+        let span = self.link.span.clone();
+        let _entered = span.enter();
+        while let Some(event) = self.link.step(Instant::now(), &[]) {
+            // What was on its way here before we gave up, a complete transfer above all, counts no more.
+            if self.error.is_some() && !matches!(event, Event::Failed(_)) {
+                continue;
+            }
+            match self.note(event) {
+                Ok(None) => {}
+                Ok(Some(arrived)) => return Some(Ok(arrived)),
+                Err(error) => {
+                    // The peer hears the reason before the connection closes.
+                    self.link.command(Command::Abort(Cause::Mismatch(error.to_string())));
+                    self.error.get_or_insert(error);
+                }
+            }
+        }
+        // The answer is on its way. It will be needed when nobody accepts, and then it is here.
+        file::time_namespace();
+        // An error that the role has no event for (it was over already) still ends the transfer.
+        if self.parts.is_none() { self.error.take().map(Err) } else { None }
+    }
+
+    fn note(&mut self, event: Event<OwnedFd>) -> Result<Option<Arrived>> {
+        let Some(parts) = &mut self.parts else { return Ok(None) };
+        match event {
+            Event::Hello(hello) => {
+                let span = &self.link.span;
+                span.record("predecessor", hello.pid).record("generation", hello.generation.saturating_add(1));
+                tracing::info!(event = "found", version = hello.version, "found the running service");
+            }
+            Event::Offered(offer, pidfd) => {
+                let descriptors = offer.descriptors as usize;
+                make_room(descriptors)?;
+                drop(limits::widen_table(offer.descriptors.into(), offer.descriptors.into()));
+                parts.unclaimed.reserve(descriptors);
+                if let Some(pidfd) = pidfd {
+                    self.link.watch(pidfd).map_err(Error::io("watch the predecessor"))?;
+                }
+                parts.offer = Some(offer);
+            }
+            Event::Batch(batch) => {
+                for (entry, fd) in &batch {
+                    check(entry, fd.as_fd(), parts.netns)
+                        .map_err(|mismatch| Error::Handoff(Cause::Mismatch(mismatch.to_string())))?;
+                }
+                parts.unclaimed.insert(batch);
+            }
+            Event::Complete(snapshot) => {
+                let missing = || Error::Handoff(Cause::Mismatch("the control listener did not come".to_owned()));
+                let control = parts.unclaimed.take_control().ok_or_else(missing)?;
+                let schemas = &parts.config.schemas;
+                let state = snapshot.map(|packet| Received::open(packet, schemas)).transpose()?;
+                let Some(Parts { config, place, began, offer: Some(offer), unclaimed, .. }) = self.parts.take() else {
+                    return Ok(None);
+                };
+                return Ok(Some(Arrived { config, place, began, offer, unclaimed, control, state }));
+            }
+            Event::Failed(cause) => {
+                self.parts = None;
+                self.error.get_or_insert_with(|| Error::from_cause(cause, false));
+            }
+            Event::Released { .. } | Event::Draining(_) | Event::Farewell(_) | Event::Departed(_) => {}
+        }
+        Ok(None)
+    }
+
+    /// Puts what arrived together with the connection it came over.
+    pub(crate) fn finish(self, arrived: Arrived) -> Inherited {
+        let Arrived { config, place, began, offer, unclaimed, control, state } = arrived;
+        let laps = Laps { transferred: Some(Instant::now()), ..Laps::new(began) };
+        let (transfer_us, descriptors) = (laps.transfer_us(), offer.descriptors);
+        self.link
+            .span
+            .in_scope(|| tracing::info!(event = "arrived", transfer_us, descriptors, "everything has arrived"));
+        Inherited {
+            config,
+            place,
+            control: UnixListener::from(control),
+            unclaimed,
+            state: state.map(Arc::new),
+            named: Named::default(),
+            operated: false,
+            source: Source::Predecessor(Box::new(Claim { offer, laps, link: Some(self.link), failed: None })),
+        }
+    }
+}
+
+/// Everything that a transfer brings.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    config: Config,
+    place: Place,
+    began: Instant,
+    offer: Box<wire::Offer>,
+    unclaimed: Unclaimed,
+    control: OwnedFd,
+    state: Option<Received>,
+}
+
+/// What a new generation begins with, while it initialises.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    config: Config,
+    place: Place,
+    control: UnixListener,
+    unclaimed: Unclaimed,
+    state: Option<Arc<Received>>,
+    /// What the application has named so far.
+    named: Named,
+    /// Whether somebody will take requests to upgrade and to stop.
+    pub(crate) operated: bool,
+    source: Source,
+}
+
+/// Where a generation gets the service from.
+#[derive(Debug)]
+enum Source {
+    /// From nobody: a cold start, and the lock that makes it the only one.
+    Cold(#[expect(dead_code, reason = "held until it is dropped")] Lock),
+    /// From a predecessor that still serves, as far as is known.
+    Predecessor(Box<Claim>),
+}
+
+/// A complete transfer that has not come to its end. Dropped before that, it is given up, with a word.
+#[derive(Debug)]
+struct Claim {
+    offer: Box<wire::Offer>,
+    laps: Laps,
+    /// Absent once the handoff has come to its end.
+    link: Option<Link<Successor<OwnedFd>>>,
+    /// How the handoff ended, where that was heard before ready, which reports it.
+    failed: Option<Cause>,
+}
+
+impl Claim {
+    fn say(&mut self, command: Command) {
+        if let Some(link) = &mut self.link {
+            link.command(command);
+            while let Some(event) = link.step(Instant::now(), &[]) {
+                if let Event::Failed(cause) = event {
+                    self.failed = Some(cause);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.say(Command::Abort(Cause::Here("the successor's application gave up".to_owned())));
+    }
+}
+
+impl Inherited {
+    fn nothing(config: Config, place: Place, control: UnixListener, lock: Lock) -> Inherited {
+        let source = Source::Cold(lock);
+        Inherited {
+            config,
+            place,
+            control,
+            unclaimed: Unclaimed::default(),
+            state: None,
+            named: Named::default(),
+            operated: false,
+            source,
+        }
+    }
+
+    pub(crate) fn is_cold_start(&self) -> bool {
+        matches!(self.source, Source::Cold(_))
+    }
+
+    /// The generation that this process is about to be.
+    pub(crate) fn generation(&self) -> u64 {
+        self.source.generation()
+    }
+
+    /// The address of what was inherited under a name and has not been taken.
+    pub(crate) fn address(&self, name: &str) -> Option<&str> {
+        self.unclaimed.address(name)
+    }
+
+    pub(crate) fn state(&self) -> Option<&Arc<Received>> {
+        self.state.as_ref()
+    }
+
+    pub(crate) fn take_all<T: Inheritable>(&mut self, name: &str) -> Result<Vec<T>> {
+        let taken = self.unclaimed.take_all(name)?;
+        Ok(taken.into_iter().map(|(entry, fd)| self.claimed(&entry, fd)).collect())
+    }
+
+    pub(crate) fn take<T: Inheritable>(&mut self, name: &str) -> Result<Option<T>> {
+        let taken = self.unclaimed.take(name)?;
+        Ok(taken.map(|(entry, fd)| self.claimed(&entry, fd)))
+    }
+
+    pub(crate) fn take_or_else<T, E>(&mut self, name: &str, make: impl FnOnce() -> Result<T, E>) -> Result<T>
+    where
+        T: Inheritable + AsFd,
+        E: Into<std::io::Error>,
+    {
+        self.take_or_make(name, make).map(|(_, taken)| taken)
+    }
+
+    /// [`Inherited::take_or_else`], and what the kernel says of it.
+    pub(crate) fn take_or_make<T, E>(
+        &mut self,
+        name: &str,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(Arc<Entry>, T)>
+    where
+        T: Inheritable + AsFd,
+        E: Into<std::io::Error>,
+    {
+        let (entry, taken) = match self.unclaimed.take(name)? {
+            Some(inherited) => inherited,
+            None => {
+                let made = make().map_err(|error| Error::io(format!("make \"{name}\""))(error.into()))?;
+                (Arc::new(named(name, &made)?), made)
+            }
+        };
+        self.named.add(&entry);
+        Ok((entry, taken))
+    }
+
+    /// The inherited socket of this name if it is bound to `wanted`, or else a new one.
+    pub(crate) fn take_bound<T>(
+        &mut self,
+        name: &str,
+        wanted: SocketAddr,
+        bind: impl FnOnce(SocketAddr) -> std::io::Result<T>,
+    ) -> Result<(Arc<Entry>, T)>
+    where
+        T: Inheritable + AsFd,
+    {
+        if let Some(found) = self.unclaimed.address(name) {
+            if !found.parse().is_ok_and(|bound| serves(bound, wanted)) {
+                let (name, found, wanted) = (name.to_owned(), found.to_owned(), wanted.to_string());
+                return Err(Error::AddressChanged { name, found, wanted });
+            }
+        }
+        self.take_or_make(name, || {
+            bind(wanted).map_err(|error| std::io::Error::new(error.kind(), format!("{wanted}: {error}")))
+        })
+    }
+
+    pub(crate) fn register(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
+        self.named.add(&named(name, fd)?);
+        Ok(())
+    }
+
+    fn claimed<T>(&mut self, entry: &Entry, fd: T) -> T {
+        self.named.add(entry);
+        fd
+    }
+
+    pub(crate) fn progress(&mut self, message: &str) {
+        if let Source::Predecessor(claim) = &mut self.source {
+            claim.say(Command::Progress(message.to_owned()));
+        }
+    }
+
+    /// Closes what nobody took, and says that this process can serve. All that can fail is done before. The
+    /// reception is to be driven from here on.
+    pub(crate) fn ready(self) -> Result<(Readied, Reception)> {
+        let unclaimed = self.unclaimed.names();
+        if !unclaimed.is_empty() {
+            if self.config.strict {
+                return Err(Error::Unclaimed(unclaimed));
+            }
+            tracing::warn!(event = "unclaimed", names = ?unclaimed, "closing inherited descriptors that nobody took");
+        }
+        drop(self.unclaimed);
+        let (number, path) = (self.source.generation(), self.source.path());
+        let origin = Origin { number, path, named: self.named, operated: self.operated };
+        let generation = Generation::new(self.config, self.place, self.control, origin)
+            .map_err(Error::io("set up the new generation"))?;
+        let generation = Arc::new(generation);
+        let reception = Reception::new(Arc::clone(&generation)).map_err(Error::io("set up the control socket"))?;
+        let mut source = self.source;
+        match &mut source {
+            Source::Cold(_) => {
+                // Now, rather than when a child is started for the first upgrade: twice what a generation needs itself, since
+                // its table will be made with room for that of the next.
+                let named = generation.board().named.count();
+                drop(limits::widen_table(named, limits::OWN));
+                place::listen(generation.listener.as_fd()).map_err(Error::io("listen on the control socket"))?;
+            }
+            Source::Predecessor(claim) => {
+                claim.laps.ready = Some(Instant::now());
+                if let Some(link) = &mut claim.link {
+                    let initialise_us = claim.laps.initialise_us();
+                    link.span
+                        .in_scope(|| tracing::info!(event = "initialised", initialise_us, "this process can serve"));
+                    link.command(Command::Ready);
+                }
+            }
+        }
+        let mut readied = Readied { generation, source, outcome: None };
+        // The word is on its way while the caller sets the reception up.
+        readied.outcome = readied.advance();
+        Ok((readied, reception))
+    }
+}
+
+impl Source {
+    fn generation(&self) -> u64 {
+        match self {
+            Source::Cold(_) => 1,
+            Source::Predecessor(claim) => claim.offer.generation + 1,
+        }
+    }
+
+    /// What the path has to lead to for it to be ours to remove; a cold start has just bound it.
+    fn path(&self) -> Option<FileId> {
+        match self {
+            Source::Cold(_) => None,
+            Source::Predecessor(claim) => claim.offer.path,
+        }
+    }
+}
+
+/// A new generation that can serve, and waits for the service to be released to it.
+#[derive(Debug)]
+pub(crate) struct Readied {
+    generation: Arc<Generation>,
+    source: Source,
+    outcome: Option<Result<Takeover>>,
+}
+
+/// How the service came to this process.
+#[derive(Debug)]
+pub(crate) struct Takeover {
+    state: Option<Packet<OwnedFd>>,
+    release: Option<Release>,
+}
+
+impl Readied {
+    pub(crate) fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+
+    /// What to wait for; nothing on a cold start.
+    pub(crate) fn link(&self) -> Option<&Link<Successor<OwnedFd>>> {
+        match &self.source {
+            Source::Predecessor(claim) => claim.link.as_ref(),
+            Source::Cold(_) => None,
+        }
+    }
+
+    /// Does all that can be done now. `Some`: this process owns the service, or the handoff failed.
+    pub(crate) fn poll(&mut self) -> Option<Result<Takeover>> {
+        self.outcome.take().or_else(|| self.advance())
+    }
+
+    fn advance(&mut self) -> Option<Result<Takeover>> {
+        let nothing = Takeover { state: None, release: None };
+        let Source::Predecessor(claim) = &mut self.source else { return Some(Ok(nothing)) };
+        if let Some(cause) = claim.failed.take() {
+            return Some(Err(Error::from_cause(cause, true)));
+        }
+        let Some(link) = &mut claim.link else { return Some(Ok(nothing)) };
+        while let Some(event) = link.step(Instant::now(), &[]) {
+            match event {
+                Event::Released { state, release } => return Some(Ok(Takeover { state, release })),
+                Event::Failed(cause) => return Some(Err(Error::from_cause(cause, true))),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Begins the new generation.
+    pub(crate) fn own(self, takeover: Takeover) {
+        let Readied { generation, source, .. } = self;
+        let span = match &source {
+            Source::Predecessor(claim) => claim.link.as_ref().map_or_else(Span::none, |link| link.span.clone()),
+            Source::Cold(_) => Span::none(),
+        };
+        let _entered = span.enter();
+        let mut pause_us = None;
+        if let Source::Predecessor(mut claim) = source {
+            let orphaned = takeover.release.is_none();
+            let mut history: VecDeque<Attempt> = claim.offer.history.drain(..).collect();
+            let outcome = if orphaned { Outcome::Orphaned } else { Outcome::Completed };
+            claim.laps.active = Some(Instant::now());
+            let pause = takeover.release.as_ref().and_then(|release| pause_since(release, file::time_namespace()));
+            claim.laps.released = pause.zip(claim.laps.active).and_then(|(pause, active)| active.checked_sub(pause));
+            let attempt = claim.laps.attempt(claim.offer.generation, std::process::id(), outcome);
+            pause_us = attempt.pause_us;
+            remember(&mut history, attempt);
+
+            // The flag is its predecessor's choice until here, and the background never waits in accept.
+            if let Err(error) = generation.listener.set_nonblocking(true) {
+                tracing::error!(event = "control_socket_blocks", %error, "cannot make the control socket non-blocking");
+            }
+            // Names this process as the one that serves; the socket works without.
+            let _ = place::listen(generation.listener.as_fd());
+            let mut board = generation.board();
+            board.history = history;
+            board.final_state = takeover.state;
+            let link = claim.link.take();
+            if orphaned {
+                tracing::warn!(
+                    event = "orphaned",
+                    "the predecessor died; this process took over without its final state"
+                );
+            } else {
+                board.predecessor = Some(PredecessorStatus { pid: claim.offer.pid, connections: None });
+                board.link = link;
+            }
+        }
+        tracing::info!(event = "serving", generation = generation.number, pause_us, "this process serves");
+        generation.open();
+    }
+}
+
+/// How long ago the predecessor released, where its clock is ours.
+fn pause_since(release: &Release, ours: Option<u64>) -> Option<Duration> {
+    if ours.is_none() || ours != release.timens {
+        return None;
+    }
+    process::monotonic().checked_sub(Duration::from_micros(release.monotonic_us))
+}

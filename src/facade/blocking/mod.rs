@@ -1,0 +1,11 @@
+//! The blocking form: a thread serves the control socket, and the calls wait with `poll(2)`.
+
+pub(crate) mod accept;
+mod listen;
+mod receive;
+mod service;
+
+pub use accept::{Accepted, Acceptor, Connection, Counted, Listener};
+pub use listen::{Control, Ready, Released, Successor, handoff_listen};
+pub use receive::{Inheritance, handoff_receive};
+pub use service::{Handle, Handoff, Starting};
