@@ -172,7 +172,7 @@ impl Steps {
 fn say(channel: &mut Channel<OwnedFd>, frame: impl Into<ClientFrame>) -> Result<()> {
     channel.queue(&frame.into(), Vec::new());
     // A line this short always finds room.
-    channel.flush(&[]).map_err(Error::io("write to the control socket"))
+    channel.flush(&[]).map_err(|stuck| Error::io("write to the control socket")(stuck.into_error()))
 }
 
 /// The answer to a question; an error that the service says is one here.

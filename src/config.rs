@@ -44,6 +44,10 @@ pub struct Timeouts {
     pub release: Duration,
     /// The predecessor, for `active` after its `release`. 5 s; then a silent successor is killed.
     pub active: Duration,
+    /// The application of a predecessor whose successor is ready: to stop accepting (to call
+    /// [`finish`](crate::Handoff::finish) once it is superseded), to give its final state, and to give its last one. Where
+    /// it takes longer before *release*, the handoff fails and this process serves on; the last state is then lost. 10 s.
+    pub hook: Duration,
     /// How long the predecessor may drain, after which its successor no longer waits for its farewell. 30 s.
     pub drain: Duration,
     /// How long after `active` the predecessor goes on watching its successor, though it has drained: one that
@@ -63,6 +67,7 @@ impl Default for Timeouts {
             ready: Duration::from_secs(60),
             release: Duration::from_secs(30),
             active: Duration::from_secs(5),
+            hook: Duration::from_secs(10),
             drain: Duration::from_secs(30),
             probation: Duration::from_secs(1),
             end: Duration::from_secs(5),

@@ -117,11 +117,15 @@ impl State {
 /// Runs code of the application's. A panic in it is an error of what it was to do, not the end of the service.
 pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> std::result::Result<T, String> {
     // What it leaves half done is the application's own, which sees its own panic.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        format!("the application panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
-    })
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+        .map_err(|panic| format!("the application panicked: {}", panic_message(&*panic)))
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "no message".to_owned())
 }
 
 impl fmt::Debug for State {

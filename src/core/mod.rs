@@ -2,7 +2,9 @@
 //!
 //! Nothing in here does I/O, reads a clock, starts a thread or names tokio: the model, the fuzzer and the drivers share it.
 
+mod finish;
 mod inspector;
+mod lifecycle;
 mod predecessor;
 pub(crate) mod record;
 mod role;
@@ -11,7 +13,9 @@ mod successor;
 mod tests;
 pub mod wire;
 
+pub use finish::{Finish, FinishInput, FinishOutput, FinishWaits};
 pub use inspector::{Answer, Desk, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
+pub use lifecycle::{Leave, Leaving, Lifecycle};
 pub use predecessor::{Gift, Predecessor, PredecessorCommand, PredecessorEvent};
 pub use role::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};
 pub use successor::{Departure, Successor, SuccessorCommand, SuccessorEvent};

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};
 use crate::core::wire::{
-    Abort, ClientFrame, Descriptors, Draining, Entry, ErrorCode, Failure, Farewell, MAX_BATCH, MAX_FAREWELLS, MAX_LINE,
-    MAX_TEXT, MAX_UNACKNOWLEDGED, Offer, Receive, Received, Release, ServerFrame, Snapshot, StateInfo, WireError,
+    Abort, ClientFrame, Descriptors, Draining, Ending, Entry, ErrorCode, Failure, Farewell, MAX_BATCH, MAX_FAREWELLS, MAX_LINE,
+    MAX_TEXT, MAX_UNACKNOWLEDGED, Offer, Receive, Received, Release, ServerFrame, Settled, Snapshot, StateInfo, WireError,
     shorten,
 };
 
@@ -24,6 +24,10 @@ pub struct Predecessor<F> {
     snapshot: Option<Packet<F>>,
     /// The successor closed its end.
     closed: bool,
+    /// What the lock of the owner is being taken for.
+    claim: Option<Claim>,
+    /// How many frames were refused after release: whoever sends more of them hears nothing more.
+    refused: u8,
     deadline: Option<Instant>,
     outputs: VecDeque<Output<ServerFrame, F, PredecessorEvent>>,
 }
@@ -45,12 +49,24 @@ enum Step {
     /// The successor may be serving, is silent, and cannot be ended.
     Stranded,
     /// The successor serves.
-    Draining { probation_ends: Instant, settled: bool },
+    Draining { probation_ends: Instant, settled: Option<Ending> },
     /// The farewell has been said; only probation goes on.
-    Parting,
+    Parting { probation_ends: Instant },
     /// Nothing more will happen.
     Over,
 }
+
+/// What this side takes the lock of the owner for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Claim {
+    /// The successor is lost.
+    TakeBack(Cause),
+    /// The release could not be sent, so nothing was given up.
+    Keep(Cause),
+}
+
+/// How many frames that may not come are refused by name after release.
+const MAX_REFUSED: u8 = 16;
 
 /// What an offer gives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -83,6 +99,8 @@ pub enum PredecessorCommand<F> {
     Draining(u64),
     /// The application has drained. The states are its predecessor's that it did not read, then its own.
     Farewell(Vec<Packet<F>>),
+    /// This side has let everything go, since the successor has stopped: nobody will take back.
+    LetGo,
     /// Give up.
     Abort(ErrorCode, String),
 }
@@ -100,8 +118,11 @@ pub enum PredecessorEvent {
     Active,
     /// Nobody may know whether the successor serves; it could not be ended. Stay out.
     Stranded,
-    /// The successor stops in good order, or hands over itself.
-    Settled,
+    /// The successor has been watched for as long as it had to be.
+    ProbationOver,
+    /// The successor's end will be no reason to take back: let copies go. Where it has
+    /// [stopped](Ending::Stopped), it waits until that is done, see [`PredecessorCommand::LetGo`].
+    Settled(Ending),
     /// The handoff failed; this side never stopped serving.
     Failed(Cause),
     /// This side released, and owns the service again.
@@ -124,6 +145,8 @@ impl<F> Predecessor<F> {
             descriptors: VecDeque::new(),
             snapshot: None,
             closed: false,
+            claim: None,
+            refused: 0,
             deadline: None,
             outputs: VecDeque::new(),
         }
@@ -139,13 +162,15 @@ impl<F> Predecessor<F> {
                 self.send(Draining { connections }, vec![]);
             }
             (PredecessorCommand::Farewell(states), Step::Draining { probation_ends, settled }) => {
-                self.farewell(states);
-                self.step = Step::Parting;
-                self.deadline = Some(probation_ends);
-                if settled || probation_ends <= now {
-                    self.depart();
+                if !self.closed {
+                    self.farewell(states);
                 }
+                if settled.is_some() {
+                    return self.depart();
+                }
+                self.part(now, probation_ends);
             }
+            (PredecessorCommand::LetGo, Step::Draining { settled: Some(Ending::Stopped), .. }) => self.depart(),
             (PredecessorCommand::Abort(code, reason), _) if self.has_not_released() => {
                 self.send(Abort { code, reason: shorten(&reason, MAX_TEXT) }, vec![]);
                 self.end(PredecessorEvent::Failed(Cause::Here(reason)));
@@ -181,6 +206,7 @@ impl<F> Predecessor<F> {
             return self.fail(cause);
         }
         let (info, fds) = unpack(state);
+        self.outputs.push_back(Output::Disclaim);
         self.send(Release { state: info, monotonic_us, timens }, fds);
         self.step = Step::Released;
         self.deadline = Some(now + self.waits.active);
@@ -256,28 +282,28 @@ impl<F> Predecessor<F> {
                 self.event(PredecessorEvent::Ready);
             }
             (ClientFrame::Active(_), Step::Released | Step::Stranded) => {
-                self.step = Step::Draining { probation_ends: now + self.waits.probation, settled: false };
-                self.deadline = None;
+                let probation_ends = now + self.waits.probation;
+                self.step = Step::Draining { probation_ends, settled: None };
+                self.deadline = Some(probation_ends);
                 self.event(PredecessorEvent::Active);
             }
-            (ClientFrame::Settled(_), Step::Draining { probation_ends, settled: false }) => {
-                self.step = Step::Draining { probation_ends, settled: true };
-                self.event(PredecessorEvent::Settled);
+            // One that hands over and is told to stop says it twice, and what comes last counts.
+            (ClientFrame::Settled(Settled { ending }), Step::Draining { probation_ends, .. }) => {
+                self.settled(probation_ends, ending);
             }
-            (ClientFrame::Settled(_), Step::Parting) => {
-                self.event(PredecessorEvent::Settled);
-                self.depart();
+            (ClientFrame::Settled(Settled { ending }), Step::Parting { probation_ends }) => {
+                self.settled(probation_ends, ending);
+                if ending != Ending::Stopped {
+                    self.depart();
+                }
             }
-            // Once is enough.
-            (ClientFrame::Settled(_), Step::Draining { settled: true, .. }) => {}
             // A successor that is being ended cannot change its mind by saying that it serves.
             (ClientFrame::Active(_), Step::Fencing) => {}
             // It did serve before the signal reached it, and has stopped in good order, or handed over itself:
             // another generation may accept.
-            (ClientFrame::Settled(_), Step::Fencing) => {
-                self.step = Step::Draining { probation_ends: now, settled: true };
+            (ClientFrame::Settled(Settled { ending }), Step::Fencing) => {
                 self.event(PredecessorEvent::Active);
-                self.event(PredecessorEvent::Settled);
+                self.settled(now, ending);
             }
             (ClientFrame::Abort(abort), _) => self.lost(Cause::Aborted {
                 peer: Peer::Successor,
@@ -295,15 +321,81 @@ impl<F> Predecessor<F> {
         if self.has_not_released() {
             return self.fail(cause);
         }
-        let message = cause.to_string();
-        self.send(Failure { code: ErrorCode::OutOfOrder, message }, vec![]);
+        self.refuse(cause.code(), cause.to_string());
     }
 
     /// Garbage before release ends the handoff. After it, the successor may be serving all the same: only
     /// its death, its word or the deadline decides.
     fn garbled(&mut self, error: WireError) {
         if self.has_not_released() {
-            self.fail(Cause::Garbled(Peer::Successor, error));
+            return self.fail(Cause::Garbled(Peer::Successor, error));
+        }
+        self.refuse(error.code(), shorten(&error.to_string(), MAX_TEXT));
+    }
+
+    /// Says that a frame means nothing, and reads the next.
+    fn refuse(&mut self, code: ErrorCode, message: String) {
+        if self.step != Step::Over && self.refused < MAX_REFUSED {
+            self.refused += 1;
+            self.send(Failure { code, message }, vec![]);
+        }
+    }
+
+    /// Nobody takes back from here on. A successor that has stopped waits until everybody has let go, however far this
+    /// side's drain is.
+    fn settled(&mut self, probation_ends: Instant, ending: Ending) {
+        self.step = Step::Draining { probation_ends, settled: Some(ending) };
+        self.deadline = None;
+        self.event(PredecessorEvent::Settled(ending));
+    }
+
+    /// Stays until probation is over. A successor that has closed without a word has crashed, and is about to die: this side
+    /// stays for that as long as a drain may take, if the kernel will tell.
+    fn part(&mut self, now: Instant, probation_ends: Instant) {
+        self.step = Step::Parting { probation_ends };
+        let dying = self.closed && self.sees_death;
+        let until = if dying { probation_ends.max(now + self.waits.drain) } else { probation_ends };
+        self.deadline = Some(until);
+        if until <= now {
+            self.depart();
+        }
+    }
+
+    /// Not a byte of a frame has left, and it cannot be sent now. Before release that ends the handoff, and so it does
+    /// where it is the release: nothing was given up. What comes later is tried again.
+    fn unsent(&mut self, frame: &'static str, reason: String) {
+        let cause = Cause::Unsent { frame, reason };
+        if self.has_not_released() {
+            self.outputs.push_back(Output::Withdraw);
+            self.fail(cause);
+        } else if self.step == Step::Released && frame == "release" && self.claim.is_none() {
+            self.outputs.push_back(Output::Withdraw);
+            self.claim(Claim::Keep(cause));
+        }
+    }
+
+    fn claim(&mut self, claim: Claim) {
+        self.deadline = None;
+        self.claim = Some(claim);
+        self.outputs.push_back(Output::Claim);
+    }
+
+    /// Whether the service is this side's now. Where another process was faster, it is that one's.
+    fn claimed(&mut self, ours: bool) {
+        match (self.claim.take(), ours, self.step) {
+            (Some(Claim::TakeBack(cause)), true, _) => self.end(PredecessorEvent::TakenBack(cause)),
+            (Some(Claim::Keep(cause)), true, _) => self.fail(cause),
+            (Some(_), false, Step::Draining { probation_ends, .. }) => {
+                self.settled(probation_ends, Ending::HandedOver);
+            }
+            (Some(_), false, Step::Parting { probation_ends }) => {
+                self.settled(probation_ends, Ending::HandedOver);
+                self.depart();
+            }
+            (Some(Claim::TakeBack(cause) | Claim::Keep(cause)), false, _) => {
+                self.end(PredecessorEvent::Unknown(cause));
+            }
+            (None, ..) => {}
         }
     }
 
@@ -320,8 +412,9 @@ impl<F> Predecessor<F> {
                 self.step = Step::Fencing;
                 self.outputs.push_back(Output::Fence);
             }
-            Step::Parting => self.depart(),
-            Step::Requested | Step::Ready | Step::Fencing | Step::Stranded | Step::Draining { .. } | Step::Over => {}
+            Step::Parting { .. } => self.depart(),
+            Step::Draining { .. } => self.event(PredecessorEvent::ProbationOver),
+            Step::Requested | Step::Ready | Step::Fencing | Step::Stranded | Step::Over => {}
         }
     }
 
@@ -332,6 +425,9 @@ impl<F> Predecessor<F> {
             let grace = if self.sees_death { CLOSE_GRACE } else { Duration::ZERO };
             self.deadline = Some(now + grace);
             return;
+        }
+        if let Step::Parting { probation_ends } = self.step {
+            self.part(now, probation_ends);
         }
         self.give_up_if_blind();
     }
@@ -357,9 +453,11 @@ impl<F> Predecessor<F> {
     fn lost(&mut self, cause: Cause) {
         match self.step {
             Step::Over => {}
-            Step::Draining { settled: true, .. } => self.deadline = None,
-            Step::Released | Step::Fencing | Step::Stranded | Step::Draining { .. } | Step::Parting => {
-                self.end(PredecessorEvent::TakenBack(cause));
+            Step::Draining { settled: Some(_), .. } => self.deadline = None,
+            Step::Released | Step::Fencing | Step::Stranded | Step::Draining { .. } | Step::Parting { .. } => {
+                if self.claim.is_none() {
+                    self.claim(Claim::TakeBack(cause));
+                }
             }
             Step::Requested | Step::Transferring { .. } | Step::Initialising | Step::Ready => {
                 self.end(PredecessorEvent::Failed(cause));
@@ -420,6 +518,8 @@ impl<F> Role for Predecessor<F> {
             Input::Died => self.lost(Cause::Died(Peer::Successor)),
             Input::Timeout => self.timeout(now),
             Input::Fenced(ended) => self.fenced(ended),
+            Input::Claimed(ours) => self.claimed(ours),
+            Input::Unsent { frame, reason } => self.unsent(frame, reason),
             Input::Command(command) => self.command(now, command),
         }
     }

@@ -60,6 +60,16 @@ pub enum Input<R: Role> {
     Timeout,
     /// How [`Output::Fence`] went: whether the kernel took the signal.
     Fenced(bool),
+    /// How [`Output::Claim`] went: `false` where another process owns the service.
+    Claimed(bool),
+    /// Of this frame not a byte has left, and the kernel will not take it now. It stays in the queue, to be tried again,
+    /// unless the role [withdraws](Output::Withdraw) it.
+    Unsent {
+        /// The frame's type.
+        frame: &'static str,
+        /// What the kernel says, or that the peer reads nothing.
+        reason: String,
+    },
     /// The application wants something.
     Command(R::Command),
 }
@@ -73,6 +83,13 @@ pub enum Output<Frame, Fd, Event> {
     Event(Event),
     /// End the peer through its pidfd, and say how that went with [`Input::Fenced`].
     Fence,
+    /// Take the lock that the owner of the service holds, and say how that went with [`Input::Claimed`]: at once, before
+    /// anything else is handed in. Where there is no such lock, it was taken.
+    Claim,
+    /// Give that lock up: this side does not accept.
+    Disclaim,
+    /// Forget the frames in the queue of which not a byte has left.
+    Withdraw,
 }
 
 /// A state on its way: its description and its memfd.
@@ -179,6 +196,17 @@ pub enum Cause {
         /// The schemas that the successor named.
         accepted: Vec<u32>,
     },
+    /// A frame could not be sent: not a byte of it has left.
+    #[error("cannot send {frame}: {reason}")]
+    Unsent {
+        /// Its type.
+        frame: &'static str,
+        /// What the kernel says.
+        reason: String,
+    },
+    /// The other side is dead, and another process that could take its place was faster.
+    #[error("the {0} died, and another process serves in its place: start again, to take over from that one")]
+    Outrun(Peer),
     /// The application, or the library on its behalf, gave up here.
     #[error("{0}")]
     Here(String),
@@ -188,7 +216,9 @@ impl Cause {
     /// The code that tells it to the peer.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Cause::Died(_) | Cause::Closed(_) | Cause::Here(_) => ErrorCode::Application,
+            Cause::Died(_) | Cause::Closed(_) | Cause::Here(_) | Cause::Unsent { .. } | Cause::Outrun(_) => {
+                ErrorCode::Application
+            }
             Cause::Aborted { code, .. } | Cause::Refused { code, .. } => *code,
             Cause::Late { .. } => ErrorCode::Timeout,
             Cause::Garbled(_, error) => error.code(),

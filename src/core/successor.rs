@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::role::expect_descriptors;
 use super::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};
 use crate::core::wire::{
-    Abort, Active, ClientFrame, Descriptors, Entry, ErrorCode, Farewell, Hello, MAX_BATCH, MAX_DESCRIPTORS,
+    Abort, Active, ClientFrame, Descriptors, Ending, Entry, ErrorCode, Farewell, Hello, MAX_BATCH, MAX_DESCRIPTORS,
     MAX_FAREWELLS, MAX_HISTORY, MAX_STATE, MAX_TEXT, Name, Offer, PROTOCOL, Progress, Ready, Receive, Received,
     Release, ServerFrame, Settled, Snapshot, StateInfo, shorten,
 };
@@ -19,13 +19,15 @@ pub struct Successor<F> {
     waits: Waits,
     manifest: Manifest,
     farewells: usize,
-    settled: bool,
+    settled: Option<Ending>,
     /// The kernel will tell us of the predecessor's death: its pidfd came with the offer.
     sees_death: bool,
     /// The predecessor closed its end.
     closed: bool,
     /// The predecessor is dead.
     dead: bool,
+    /// What came with the release, while the lock of the owner is being taken.
+    claim: Option<Claim<F>>,
     deadline: Option<Instant>,
     outputs: VecDeque<Output<ClientFrame, F, SuccessorEvent<F>>>,
 }
@@ -53,6 +55,15 @@ enum Step {
     Over,
 }
 
+/// What this side takes the lock of the owner for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Claim<F> {
+    /// The predecessor has released.
+    Released(Option<Packet<F>>, Release),
+    /// It died without a word.
+    Orphaned,
+}
+
 /// What the offer announced, and how much of it has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Manifest {
@@ -72,8 +83,10 @@ pub enum SuccessorCommand {
     Progress(String),
     /// The application can serve.
     Ready,
-    /// The application stops in good order, or hands over itself.
-    Settle,
+    /// This side's end will be no reason to take back.
+    Settle(Ending),
+    /// The service is this side's, and it cannot serve: it does not accept, and the predecessor is to take back.
+    Relinquish(String),
     /// Give up.
     Abort(Cause),
 }
@@ -125,10 +138,11 @@ impl<F> Successor<F> {
             waits,
             manifest: Manifest::default(),
             farewells: 0,
-            settled: false,
+            settled: None,
             sees_death: false,
             closed: false,
             dead: false,
+            claim: None,
             deadline: Some(now + waits.offer),
             outputs: VecDeque::from([Output::Send(receive.into(), vec![])]),
         }
@@ -151,17 +165,22 @@ impl<F> Successor<F> {
             (SuccessorCommand::Progress(message), Step::Initialising) => {
                 self.send(Progress { message: shorten(&message, MAX_TEXT) });
             }
-            (SuccessorCommand::Ready, Step::Initialising) if self.dead => self.take_over(),
+            (SuccessorCommand::Ready, Step::Initialising) if self.dead && self.claim.is_none() => self.take_over(),
             (SuccessorCommand::Ready, Step::Initialising) => {
                 self.send(Ready {});
                 self.step = Step::Readied;
-                // A predecessor that has closed its end cannot answer; all that is left is whether it died.
-                let wait = if self.closed { CLOSE_GRACE } else { self.waits.release };
-                self.deadline = Some(now + wait);
+                self.wait_for_release(now);
             }
-            (SuccessorCommand::Settle, Step::Serving | Step::Watched) if !self.settled => {
-                self.settled = true;
-                self.send(Settled {});
+            (SuccessorCommand::Settle(ending), Step::Serving | Step::Watched) if self.settled != Some(ending) => {
+                self.settled = Some(ending);
+                self.send(Settled { ending });
+            }
+            (SuccessorCommand::Relinquish(reason), Step::Serving | Step::Watched) => {
+                self.outputs.push_back(Output::Disclaim);
+                let reason = shorten(&reason, MAX_TEXT);
+                self.send(Abort { code: ErrorCode::Application, reason });
+                self.step = Step::Alone;
+                self.deadline = None;
             }
             (SuccessorCommand::Abort(cause), _) => self.fail(cause),
             _ => {}
@@ -174,7 +193,7 @@ impl<F> Successor<F> {
             (ServerFrame::Offer(offer), Step::Requested) => self.offer(now, offer, fds),
             (ServerFrame::Descriptors(batch), Step::Receiving) => self.batch(now, batch, fds),
             (ServerFrame::Snapshot(snapshot), Step::AwaitingState) => self.snapshot(snapshot, fds),
-            (ServerFrame::Release(release), Step::Readied) => self.release(now, release, fds),
+            (ServerFrame::Release(release), Step::Readied) => self.release(release, fds),
             (ServerFrame::Farewell(farewell), Step::Serving) => self.farewell(farewell, fds),
             (frame, step) => {
                 expect_descriptors(tag, 0, &fds)?;
@@ -264,14 +283,50 @@ impl<F> Successor<F> {
         self.event(SuccessorEvent::Complete(state));
     }
 
-    fn release(&mut self, now: Instant, release: Release, fds: Vec<F>) -> Result<(), Cause> {
+    fn release(&mut self, release: Release, fds: Vec<F>) -> Result<(), Cause> {
         expect_descriptors("release", usize::from(release.state.is_some()), &fds)?;
         let state = packet(release.state.clone(), fds)?;
-        self.send(Active {});
-        self.step = Step::Serving;
-        self.deadline = Some(now + self.waits.drain);
-        self.event(SuccessorEvent::Released { state, release: Some(release) });
+        self.claim(Claim::Released(state, release));
         Ok(())
+    }
+
+    /// The predecessor is dead, or about to be, if it has closed without a word: it would have said so if it served on.
+    fn wait_for_release(&mut self, now: Instant) {
+        let blind = self.closed && !self.sees_death;
+        self.deadline = Some(now + if blind { CLOSE_GRACE } else { self.waits.release });
+    }
+
+    fn claim(&mut self, claim: Claim<F>) {
+        self.deadline = None;
+        self.claim = Some(claim);
+        self.outputs.push_back(Output::Claim);
+    }
+
+    /// Whether the service is this side's now. Where the predecessor died, another heir of its may have been faster.
+    fn claimed(&mut self, now: Instant, ours: bool) {
+        match self.claim.take() {
+            Some(Claim::Released(state, release)) if ours => {
+                self.send(Active {});
+                self.step = Step::Serving;
+                self.deadline = Some(now + self.waits.drain);
+                self.event(SuccessorEvent::Released { state, release: Some(release) });
+            }
+            Some(Claim::Orphaned) if ours => {
+                self.step = Step::Alone;
+                self.event(SuccessorEvent::Released { state: None, release: None });
+                self.event(SuccessorEvent::Departed(Departure::Lost));
+            }
+            Some(_) => self.fail(Cause::Outrun(Peer::Predecessor)),
+            None => {}
+        }
+    }
+
+    /// What cannot be sent before this side owns the service fails the handoff. What comes later is tried again.
+    fn unsent(&mut self, frame: &'static str, reason: String) {
+        if !matches!(self.step, Step::Serving | Step::Watched | Step::Alone | Step::Over) {
+            self.outputs.push_back(Output::Withdraw);
+            self.fail(Cause::Unsent { frame, reason });
+        }
     }
 
     fn farewell(&mut self, farewell: Farewell, fds: Vec<F>) -> Result<(), Cause> {
@@ -291,10 +346,7 @@ impl<F> Successor<F> {
 
     /// The predecessor died with the offer complete and without releasing: nobody else can serve.
     fn take_over(&mut self) {
-        self.step = Step::Alone;
-        self.deadline = None;
-        self.event(SuccessorEvent::Released { state: None, release: None });
-        self.event(SuccessorEvent::Departed(Departure::Lost));
+        self.claim(Claim::Orphaned);
     }
 
     fn eof(&mut self, now: Instant) {
@@ -304,7 +356,8 @@ impl<F> Successor<F> {
                 self.end(Cause::Closed(Peer::Predecessor));
             }
             // Dead is what the kernel says. If it lives, it serves, and we must not.
-            Step::Readied => self.deadline = Some(now + CLOSE_GRACE),
+            Step::Readied if self.claim.is_none() && !self.sees_death => self.wait_for_release(now),
+            Step::Readied => {}
             Step::Serving => self.depart(Departure::Lost),
             Step::Watched => self.step = Step::Alone,
             Step::Initialising | Step::Alone | Step::Over => {}
@@ -317,7 +370,8 @@ impl<F> Successor<F> {
             Step::Requested | Step::Receiving | Step::AwaitingState => {
                 self.end(Cause::Died(Peer::Predecessor));
             }
-            Step::Readied => self.take_over(),
+            Step::Readied if self.claim.is_none() => self.take_over(),
+            Step::Readied => {}
             Step::Serving => self.depart(Departure::Lost),
             Step::Watched => self.step = Step::Alone,
             Step::Initialising | Step::Alone | Step::Over => {}
@@ -408,6 +462,8 @@ impl<F> Role for Successor<F> {
             Input::Timeout => self.timeout(now),
             // Only a predecessor ends its peer.
             Input::Fenced(_) => {}
+            Input::Claimed(ours) => self.claimed(now, ours),
+            Input::Unsent { frame, reason } => self.unsent(frame, reason),
             Input::Command(command) => self.command(now, command),
         }
     }

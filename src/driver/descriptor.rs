@@ -13,7 +13,7 @@ use nix::libc;
 use rustix::fs::FileType;
 use socket2::SockRef;
 
-use crate::core::wire::{CONTROL_NAME, Entry, FdStatus, FileId, Kind, Name, NameError};
+use crate::core::wire::{CONTROL_NAME, Entry, FdStatus, FileId, Kind, Name, NameError, OWNER_NAME};
 use crate::error::{Error, Result};
 use crate::sys::{file, socket};
 
@@ -274,6 +274,12 @@ impl Unclaimed {
         control.into_iter().next().filter(|(entry, _)| entry.kind == Kind::UnixListener).map(|(_, fd)| fd)
     }
 
+    /// Takes the file whose lock the owner of the service holds, if there is one.
+    pub(crate) fn take_owner(&mut self) -> Option<OwnedFd> {
+        let owner = self.by_name.remove(OWNER_NAME)?;
+        owner.into_iter().next().map(|(_, fd)| fd)
+    }
+
     /// Takes all the descriptors of one name, in the order in which they were offered.
     pub(crate) fn take_all<T: Inheritable>(&mut self, name: &str) -> Result<Vec<(Arc<Entry>, T)>> {
         let Some((name, group)) = self.find(name)? else { return Ok(Vec::new()) };
@@ -300,7 +306,9 @@ impl Unclaimed {
 
     /// The names that nobody took.
     pub(crate) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.by_name.keys().map(Name::to_string).collect();
+        // A name of the protocol's own that this version does not know is nobody's.
+        let ours = self.by_name.keys().filter(|name| !name.as_str().starts_with('@'));
+        let mut names: Vec<String> = ours.map(Name::to_string).collect();
         names.sort_unstable();
         names
     }
@@ -324,13 +332,28 @@ pub(crate) fn serves(bound: SocketAddr, wanted: SocketAddr) -> bool {
     bound.ip() == wanted.ip() && (wanted.port() == 0 || bound.port() == wanted.port())
 }
 
+/// A descriptor that somebody else uses as well.
+pub(crate) type Shared = Arc<dyn AsFd + Send + Sync>;
+
 /// A descriptor in an offer, on its way from the application through the protocol to the socket.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Attachment {
     /// The place in the table of what the application lends for the time of the offer.
     Lent(usize),
+    /// The application's, which goes on using it.
+    Shared(Shared),
     /// The library's own: a memfd or a pidfd.
     Own(Arc<OwnedFd>),
+}
+
+impl fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Attachment::Lent(place) => f.debug_tuple("Lent").field(place).finish(),
+            Attachment::Shared(fd) => f.debug_tuple("Shared").field(&fd.as_fd()).finish(),
+            Attachment::Own(fd) => f.debug_tuple("Own").field(fd).finish(),
+        }
+    }
 }
 
 impl From<OwnedFd> for Attachment {
@@ -343,6 +366,7 @@ impl crate::driver::channel::Carried for Attachment {
     fn resolve<'a>(&'a self, table: &'a [BorrowedFd<'a>]) -> BorrowedFd<'a> {
         match self {
             Attachment::Lent(place) => table[*place],
+            Attachment::Shared(fd) => fd.as_fd(),
             Attachment::Own(fd) => fd.as_fd(),
         }
     }

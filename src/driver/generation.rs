@@ -2,26 +2,28 @@
 //! background that serves the control socket share.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::core::record::{Laps, micros, remember};
+use crate::core::record::{Laps, micros};
 use crate::core::wire::{
-    Attempt, Entry, ErrorCode, Event, Failure, FdStatus, FileId, Hello, MAX_LINE, MAX_TEXT, News, Outcome, PROTOCOL,
-    Phase, PredecessorStatus, Receive, Status, SuccessorStatus, shorten,
+    Attempt, Ending, Entry, ErrorCode, Event, Failure, FdStatus, FileId, Hello, MAX_LINE, MAX_TEXT, News, Outcome,
+    PROTOCOL, Phase, PredecessorStatus, Receive, Status, shorten,
 };
-use crate::core::{Cause, Desk, Packet, Peer, Successor};
+use crate::core::{Cause, Desk, Leave, Lifecycle, Packet, Peer, Predecessor, Successor};
+use crate::driver::arbiter::Arbiter;
 use crate::driver::channel::{Channel, Link};
 use crate::driver::descriptor::{Attachment, named, status_of};
-use crate::driver::giving::Giving;
 use crate::driver::place::Place;
 use crate::error::{Error, Result, StateError};
 use crate::state::Received;
 use crate::sys::event::{Poller, Signal};
+use crate::sys::file;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +37,8 @@ pub(crate) struct Generation {
     pub(crate) listener: UnixListener,
     /// The identity of the path that leads to the listener, if it still did when this generation began.
     pub(crate) path_id: Option<FileId>,
+    /// What the owner of the service holds. Absent where there is no `/proc`.
+    pub(crate) arbiter: Option<Arc<Arbiter>>,
     since: Instant,
     /// Wakes the background.
     pub(crate) wake: Signal,
@@ -44,42 +48,71 @@ pub(crate) struct Generation {
     pub(crate) farewells: Signal,
     /// Raised for good once there is no predecessor to wait for.
     pub(crate) departed: Signal,
-    /// Counts the requests that wait for whoever operates the service.
+    /// Raised for good once nobody would take back if this process died.
+    pub(crate) unwatched: Signal,
+    /// Raised for good once this process has let its copies go.
+    pub(crate) let_go: Signal,
+    /// Counts what whoever operates the service has to look at.
     pub(crate) requests: Signal,
     board: Mutex<Board>,
 }
 
 /// What changes.
-#[derive(Debug)]
-pub(crate) struct Board {
-    pub(crate) phase: Phase,
-    pub(crate) named: Named,
-    pub(crate) history: VecDeque<Attempt>,
-    pub(crate) successor: Option<SuccessorStatus>,
-    pub(crate) arrivals: VecDeque<Arrival>,
-    /// Whether the control socket is this generation's to accept on.
-    pub(crate) accepting: bool,
-    /// The application is done with the control socket.
-    pub(crate) closed: bool,
-    /// It was let go by a panic: this is a crash, and nobody is to be told otherwise.
-    pub(crate) crashed: bool,
-    pub(crate) predecessor: Option<PredecessorStatus>,
+struct Board {
+    life: Lifecycle,
+    named: Named,
+    arrivals: VecDeque<Arrival>,
     /// The connection to the predecessor, until the background takes it.
-    pub(crate) link: Option<Link<Successor<OwnedFd>>>,
-    pub(crate) farewells: VecDeque<Packet<OwnedFd>>,
+    link: Option<Link<Successor<OwnedFd>>>,
+    /// What the background has to say to the predecessor.
+    word: Option<Word>,
+    /// Handoffs that were dropped, until the background has ended them.
+    dropped: Vec<Link<Predecessor<Attachment>>>,
+    farewells: VecDeque<Packet<OwnedFd>>,
     /// The predecessor's final state, until the application takes it.
-    pub(crate) final_state: Option<Packet<OwnedFd>>,
-    /// Whether somebody takes requests, or is about to.
-    pub(crate) operated: bool,
-    /// The service was told to stop. It may still hand over, where a handoff is under way.
-    pub(crate) stopping: bool,
-    pub(crate) requests: VecDeque<Request>,
-    /// The upgrade under way.
-    pub(crate) upgrade: Option<Upgrade>,
+    final_state: Option<Packet<OwnedFd>>,
+    /// The upgrade that nobody has begun: by when its new process has to be ready.
+    upgrade: Option<Option<Duration>>,
+    /// Who wants to hear how the upgrade under way ends.
+    asker: Asker,
+    /// Lets go of what else there are copies of: the application's sockets.
+    holdings: Option<Box<dyn FnOnce() + Send>>,
+    letting_go: LettingGo,
+    /// Whether the predecessor would take back.
+    watched: bool,
+    /// Why the background has given up.
+    broken: Option<String>,
     /// How many connections listen for events.
-    pub(crate) listening: usize,
+    listening: usize,
     /// What they have not been told yet.
-    pub(crate) notices: Vec<Notice>,
+    notices: Vec<Notice>,
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Board").field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
+/// How far this process is with letting its copies go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LettingGo {
+    Not,
+    /// Once its own predecessor has, or at this moment.
+    By(Instant),
+    Done,
+}
+
+/// How long a process that lets go waits for its own predecessor to do so first.
+pub(crate) const SETTLE: Duration = Duration::from_secs(1);
+
+/// What is said to a predecessor that drains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// This process's end will be no reason to take back.
+    Settle(Ending),
+    /// This process does not accept, and will not: take back now.
+    Relinquish(String),
 }
 
 /// What a connection that listens is to be told.
@@ -90,21 +123,6 @@ pub(crate) enum Notice {
     Outcome(u64, Attempt),
 }
 
-/// What somebody asks of whoever operates the service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// A new process is to take over, and to be ready within this time, if one is said.
-    Upgrade(Option<Duration>),
-    Stop,
-}
-
-/// An upgrade that was asked for.
-#[derive(Debug)]
-pub(crate) struct Upgrade {
-    pub(crate) began: Instant,
-    pub(crate) asker: Asker,
-}
-
 /// Who wants to hear how an upgrade ended.
 pub(crate) enum Asker {
     /// A signal does not.
@@ -113,16 +131,6 @@ pub(crate) enum Asker {
     Session(u64),
     /// This call.
     Call(Box<dyn FnOnce(Attempt) + Send>),
-}
-
-impl std::fmt::Debug for Asker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Asker::Nobody => "Nobody",
-            Asker::Session(_) => "Session",
-            Asker::Call(_) => "Call",
-        })
-    }
 }
 
 /// A successor that said `receive`.
@@ -152,6 +160,16 @@ pub(crate) struct Origin {
     pub(crate) named: Named,
     /// Whether somebody will take requests.
     pub(crate) operated: bool,
+    pub(crate) arbiter: Option<Arc<Arbiter>>,
+}
+
+/// How the service came to a generation.
+#[derive(Debug, Default)]
+pub(crate) struct Legacy {
+    pub(crate) history: VecDeque<Attempt>,
+    pub(crate) final_state: Option<Packet<OwnedFd>>,
+    /// The predecessor that drains, and the connection to it.
+    pub(crate) predecessor: Option<(PredecessorStatus, Link<Successor<OwnedFd>>)>,
 }
 
 impl Generation {
@@ -164,43 +182,53 @@ impl Generation {
             place,
             listener,
             path_id,
+            arbiter: origin.arbiter,
             since: Instant::now(),
             wake: Signal::new()?,
             arrivals: Signal::new()?,
             farewells: Signal::new()?,
             departed: Signal::new()?,
+            unwatched: Signal::new()?,
+            let_go: Signal::new()?,
             requests: Signal::new()?,
             board: Mutex::new(Board {
-                phase: Phase::Serving,
+                life: Lifecycle::new(origin.number, std::process::id(), origin.operated),
                 named: origin.named,
-                history: VecDeque::new(),
-                successor: None,
                 arrivals: VecDeque::new(),
-                accepting: false,
-                closed: false,
-                crashed: false,
-                predecessor: None,
                 link: None,
+                word: None,
+                dropped: Vec::new(),
                 farewells: VecDeque::new(),
                 final_state: None,
-                operated: origin.operated,
-                stopping: false,
-                requests: VecDeque::new(),
                 upgrade: None,
+                asker: Asker::Nobody,
+                holdings: None,
+                letting_go: LettingGo::Not,
+                watched: false,
+                broken: None,
                 listening: 0,
                 notices: Vec::new(),
             }),
         })
     }
 
-    /// The board. A panic elsewhere leaves it whole: every change to it is one assignment or one push.
-    pub(crate) fn board(&self) -> MutexGuard<'_, Board> {
+    /// The board. A panic elsewhere leaves it whole: every change to it is one assignment, one push or one transition.
+    fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The service is this generation's from here on.
-    pub(crate) fn open(&self) {
-        self.board().accepting = true;
+    pub(crate) fn own(&self, legacy: Legacy) {
+        let (status, link) = legacy.predecessor.unzip();
+        let mut board = self.board();
+        board.final_state = legacy.final_state;
+        board.watched = link.is_some();
+        if !board.watched {
+            self.unwatched.raise();
+        }
+        board.link = link;
+        board.life.own(legacy.history, status);
+        drop(board);
         self.wake.raise();
     }
 
@@ -211,7 +239,7 @@ impl Generation {
             version: shorten(&self.config.version, MAX_TEXT),
             pid: std::process::id(),
             generation: self.number,
-            phase: self.board().phase,
+            phase: self.phase(),
         }
     }
 
@@ -222,21 +250,62 @@ impl Generation {
             version: shorten(&self.config.version, MAX_TEXT),
             pid: std::process::id(),
             generation: self.number,
-            phase: board.phase,
+            phase: board.life.phase(),
             uptime_ms: self.since.elapsed().as_millis() as u64,
             fds: board.named.shown.clone(),
             fd_count: board.named.count,
-            history: board.history.iter().cloned().collect(),
-            successor: board.successor.clone(),
-            predecessor: board.predecessor.clone(),
+            history: board.life.history().iter().cloned().collect(),
+            successor: board.life.successor().cloned(),
+            predecessor: board.life.predecessor().cloned(),
         }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.board().life.phase()
+    }
+
+    pub(crate) fn desk(&self) -> Desk {
+        self.board().life.desk()
+    }
+
+    pub(crate) fn history(&self) -> Vec<Attempt> {
+        self.board().life.history().iter().cloned().collect()
+    }
+
+    /// Accepts one connection on the control socket, if it is this generation's. A release that has happened is one that
+    /// is seen here.
+    pub(crate) fn accept(&self) -> Option<io::Result<UnixStream>> {
+        let board = self.board();
+        board.life.is_accepting().then(|| self.listener.accept().map(|(stream, _)| stream))
+    }
+
+    pub(crate) fn has_owned(&self) -> bool {
+        self.board().life.has_owned()
+    }
+
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.board().life.is_accepting()
+    }
+
+    /// How the application let the service go, if it has.
+    pub(crate) fn left(&self) -> Option<Leave> {
+        self.board().life.left()
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.board().life.is_done()
+    }
+
+    /// A successor asks for the service: the queue is for the application to take from.
+    pub(crate) fn receives(&self, receive: &Receive) {
+        self.board().life.receive(receive);
     }
 
     /// Puts a successor in the queue for the application, unless that has let the control socket go meanwhile.
     pub(crate) fn arrive(&self, arrival: Arrival) {
         let mut board = self.board();
-        if board.closed {
-            board.no_successor();
+        if board.life.left().is_some() {
+            board.life.no_successor();
             return;
         }
         board.arrivals.push_back(arrival);
@@ -245,20 +314,20 @@ impl Generation {
     }
 
     /// The next successor that waits; `None`: wait for [`Generation::arrivals`].
-    pub(crate) fn try_accept(self: &Arc<Self>) -> Option<Result<Giving>> {
+    pub(crate) fn try_accept(&self) -> Option<Result<Arrival>> {
         let mut board = self.board();
-        if board.closed || !board.accepting {
+        if board.life.left().is_some() || !board.life.is_accepting() {
             return Some(Err(Error::Closed));
         }
         let arrival = board.arrivals.pop_front()?;
         self.arrivals.lower();
         arrival.watched.poller.remove(arrival.channel.as_fd());
-        drop(board);
-        let giving = Giving::new(Arc::clone(self), arrival);
-        if giving.is_err() {
-            self.board().no_successor();
-        }
-        Some(giving)
+        Some(Ok(arrival))
+    }
+
+    /// The handoff that was to begin could not: the next successor is welcome.
+    pub(crate) fn no_successor(&self) {
+        self.board().life.no_successor();
     }
 
     /// The successor that waited under this token has hung up: the next one is welcome. Returns whether there was one.
@@ -270,17 +339,39 @@ impl Generation {
         let Some(arrival) = board.arrivals.remove(place) else { return false };
         self.arrivals.lower();
         arrival.watched.poller.remove(arrival.channel.as_fd());
-        let reason = Cause::Closed(Peer::Successor).to_string();
         drop(board);
-        self.failed(arrival.receive.pid, arrival.began, &reason, Board::no_successor);
+        let reason = Cause::Closed(Peer::Successor).to_string();
+        self.failed(arrival.receive.pid, arrival.began, &reason, Lifecycle::no_successor);
         true
+    }
+
+    pub(crate) fn has_own_child(&self) {
+        self.board().life.has_own_child();
+    }
+
+    pub(crate) fn transferred(&self) {
+        self.board().life.transferred();
+    }
+
+    pub(crate) fn progress(&self, message: String) {
+        self.board().life.progress(message);
+    }
+
+    /// From here on this generation accepts nothing, on the control socket either.
+    pub(crate) fn release(&self) {
+        self.board().life.release();
+        self.wake.raise();
+    }
+
+    pub(crate) fn strand(&self) {
+        self.board().life.strand();
     }
 
     /// The predecessor's next farewell, or that there will be none; `None`: wait for [`Generation::farewells`].
     pub(crate) fn try_farewell(&self) -> Option<Result<Option<Received>, StateError>> {
         let mut board = self.board();
         let Some(packet) = board.farewells.pop_front() else {
-            return board.predecessor.is_none().then_some(Ok(None));
+            return board.life.predecessor().is_none().then_some(Ok(None));
         };
         self.farewells.lower();
         drop(board);
@@ -290,6 +381,16 @@ impl Generation {
     pub(crate) fn take_final_state(&self) -> Result<Option<Received>, StateError> {
         let packet = self.board().final_state.take();
         packet.map(|packet| Received::open(packet, &self.config.schemas)).transpose()
+    }
+
+    /// The predecessor's farewells that nobody here has read.
+    pub(crate) fn unread_farewells(&self) -> Vec<Packet<OwnedFd>> {
+        self.board().farewells.drain(..).collect()
+    }
+
+    /// What is named in `status`, in the place of what was.
+    pub(crate) fn name(&self, named: Named) {
+        self.board().named = named;
     }
 
     /// Names these in `status` in the place of so many others of this name.
@@ -306,24 +407,23 @@ impl Generation {
         Ok(())
     }
 
-    /// Begins an upgrade, unless something is in its way: then says what.
-    pub(crate) fn ask_upgrade(&self, timeout: Option<Duration>, asker: Asker) -> Result<(), String> {
-        let board = self.board();
-        if board.closed {
-            return Err("this process has stopped, or handed the service over".to_owned());
-        }
-        if let Some(busy) = board.desk().busy() {
-            return Err(busy);
-        }
-        self.begin_upgrade(board, timeout, asker);
-        Ok(())
+    pub(crate) fn named(&self) -> u64 {
+        self.board().named.count
     }
 
-    pub(crate) fn begin_upgrade(&self, mut board: MutexGuard<'_, Board>, timeout: Option<Duration>, asker: Asker) {
-        board.upgrade = Some(Upgrade { began: Instant::now(), asker });
-        self.ask(board, Request::Upgrade(timeout), News::Upgrade, "a new process is to take over");
+    /// Begins an upgrade, unless something is in its way: then says what.
+    pub(crate) fn ask_upgrade(&self, timeout: Option<Duration>, asker: Asker) -> Result<(), String> {
+        let mut board = self.board();
+        board.life.ask_upgrade(Instant::now())?;
+        board.asker = asker;
+        board.upgrade = Some(timeout);
+        if matches!(board.asker, Asker::Session(_)) {
+            board.listening += 1;
+        }
+        self.ask(board, News::Upgrade, "a new process is to take over");
         // Not under the lock: a subscriber is the application's own code.
         tracing::info!(event = "upgrade", generation = self.number, "a new process is to take over");
+        Ok(())
     }
 
     /// An upgrade that a call of the application's asks for.
@@ -332,33 +432,54 @@ impl Generation {
         asked.map_err(|message| Error::Refused { code: ErrorCode::Busy, message })
     }
 
+    /// The service is told to stop. However often that is said, it is one request; the second time nothing is waited for.
     pub(crate) fn ask_stop(&self) {
         let mut board = self.board();
-        board.stopping = true;
-        self.ask(board, Request::Stop, News::Stop, "the service is to stop");
-        tracing::info!(event = "stop", generation = self.number, "the service is to stop");
+        if !board.life.tell_to_stop(Instant::now()) {
+            return;
+        }
+        let again = board.life.is_to_end_now();
+        let message = if again { "the service is to end now" } else { "the service is to stop" };
+        self.ask(board, News::Stop, message);
+        tracing::info!(event = "stop", generation = self.number, again, "{message}");
     }
 
-    /// Puts a request in the queue. Those who listen are told of it before anybody takes it. It is counted before, too: a
-    /// count that comes after is ahead of the queue for good, and whoever waits for it spins.
-    fn ask(&self, mut board: MutexGuard<'_, Board>, request: Request, news: News, message: &str) {
-        board.requests.push_back(request);
+    /// Has the operator look. Those who listen are told of it before.
+    fn ask(&self, mut board: MutexGuard<'_, Board>, news: News, message: &str) {
         board.publish(self.event(news, None, None, message));
         self.requests.raise();
         drop(board);
         self.wake.raise();
     }
 
-    /// The next request; `None`: wait for [`Generation::requests`].
-    pub(crate) fn try_request(&self) -> Option<Request> {
-        let request = self.board().requests.pop_front()?;
-        self.requests.lower();
-        Some(request)
+    /// The upgrade that was asked for and that nobody has begun: by when its process has to be ready, if that was said.
+    pub(crate) fn take_upgrade(&self) -> Option<Option<Duration>> {
+        let mut board = self.board();
+        let upgrade = board.upgrade.take()?;
+        // Somebody has started a new process in the meantime: it is that of the upgrade, or was.
+        board.life.awaits_successor().then_some(upgrade)
+    }
+
+    pub(crate) fn awaits_successor(&self) -> bool {
+        self.board().life.awaits_successor()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.board().life.is_stopping()
+    }
+
+    pub(crate) fn is_to_end_now(&self) -> bool {
+        self.board().life.is_to_end_now()
+    }
+
+    /// See [`Lifecycle::stop_limit`].
+    pub(crate) fn stop_limit(&self, drain: Duration) -> Option<Instant> {
+        self.board().life.stop_limit(drain)
     }
 
     /// An upgrade ended before its successor asked for the service; `pid` is 0 where no process was started.
     pub(crate) fn upgrade_failed(&self, pid: u32, reason: &str) {
-        let began = self.board().upgrade.as_ref().map(|upgrade| upgrade.began);
+        let began = self.board().life.upgrading();
         self.failed(pid, began.unwrap_or_else(Instant::now), reason, |_| {});
     }
 
@@ -367,34 +488,38 @@ impl Generation {
         let (generation, reason) = (self.number, failure.message.as_str());
         tracing::info!(event = "refused", generation, successor = pid, reason, "turned a successor away");
         self.tell(News::Refused, Some(pid), None, failure.message.clone());
-        let ends_upgrade = failure.code != ErrorCode::Busy && self.board().desk().upgrading;
-        if ends_upgrade {
+        if failure.code != ErrorCode::Busy && self.desk().upgrading {
             self.upgrade_failed(pid, &failure.message);
         }
     }
 
     /// An attempt ended before the application had to do with it.
-    fn failed(&self, pid: u32, began: Instant, reason: &str, change: impl FnOnce(&mut Board)) {
+    fn failed(&self, pid: u32, began: Instant, reason: &str, change: impl FnOnce(&mut Lifecycle)) {
         let mut attempt = Laps::new(began).attempt(self.number, pid, Outcome::Failed);
         attempt.reason = Some(shorten(reason, MAX_TEXT));
         let event = self.event(News::Failed, Some(pid), Some(began), reason);
-        self.conclude(attempt, event, change);
+        self.conclude(attempt, event, |life, attempt| {
+            change(life);
+            life.conclude(attempt);
+        });
     }
 
     /// Puts an attempt into the history, with the change that it makes, and tells how it ended: at one moment, since
     /// whoever hears of it may act on it at once. Whoever asked for an upgrade hears nothing after its outcome.
-    pub(crate) fn conclude(&self, attempt: Attempt, event: Event, change: impl FnOnce(&mut Board)) {
+    pub(crate) fn conclude(&self, attempt: Attempt, event: Event, change: impl FnOnce(&mut Lifecycle, Attempt)) {
         let mut board = self.board();
-        remember(&mut board.history, attempt.clone());
-        change(&mut board);
+        change(&mut board.life, attempt.clone());
         board.publish(event);
-        match board.upgrade.take().map(|upgrade| upgrade.asker) {
-            Some(Asker::Session(token)) => board.notices.push(Notice::Outcome(token, attempt)),
-            Some(Asker::Call(tell)) => tell(attempt),
-            Some(Asker::Nobody) | None => {}
+        board.upgrade = None;
+        let asker = std::mem::replace(&mut board.asker, Asker::Nobody);
+        if let Asker::Session(token) = asker {
+            board.notices.push(Notice::Outcome(token, attempt));
+        } else if let Asker::Call(tell) = asker {
+            tell(attempt);
         }
         drop(board);
         self.wake.raise();
+        self.requests.raise();
     }
 
     /// Tells those who listen that something happened to this generation, or in a handoff that began at `since`.
@@ -416,62 +541,177 @@ impl Generation {
         }
     }
 
-    /// There is no predecessor to wait for, any more or at all. `drained` says for how long it has drained.
-    pub(crate) fn predecessor_departed(&self, drained: Option<Duration>) {
-        let mut board = self.board();
-        board.predecessor = None;
-        let ours = std::process::id();
-        // The handoff to this generation: attempts of its own may have come after it.
-        let handoff = board.history.iter_mut().find(|attempt| {
-            attempt.from + 1 == self.number && attempt.successor_pid == ours && attempt.outcome == Outcome::Completed
-        });
-        if let (Some(handoff), Some(drained)) = (handoff, drained) {
-            handoff.drain_us = Some(micros(drained));
-        }
-        drop(board);
-        self.farewells.raise();
-        self.departed.raise();
+    /// One more connection listens for events.
+    pub(crate) fn listen(&self) {
+        self.board().listening += 1;
     }
 
-    /// The application lets the control socket go. The path goes too if it is still ours: during and after a
-    /// handoff it is the successor's, and a predecessor that takes back from a crash still has its listener.
-    pub(crate) fn close(&self) {
-        if self.board().upgrade.is_some() {
-            // Nobody will begin it, and somebody may wait for it.
-            self.upgrade_failed(0, "the service has stopped");
-        }
+    /// So many do.
+    pub(crate) fn listening(&self, count: usize) {
+        self.board().listening = count;
+    }
+
+    pub(crate) fn take_notices(&self) -> Vec<Notice> {
+        std::mem::take(&mut self.board().notices)
+    }
+
+    /// The connection to the predecessor, for the background.
+    pub(crate) fn take_link(&self) -> Option<Link<Successor<OwnedFd>>> {
+        self.board().link.take()
+    }
+
+    pub(crate) fn predecessor_pid(&self) -> Option<u32> {
+        self.board().life.predecessor().map(|predecessor| predecessor.pid)
+    }
+
+    pub(crate) fn has_predecessor(&self) -> bool {
+        self.board().life.predecessor().is_some()
+    }
+
+    pub(crate) fn predecessor_drains(&self, connections: u64) {
+        self.board().life.predecessor_drains(connections);
+    }
+
+    pub(crate) fn keep_farewell(&self, packet: Packet<OwnedFd>) {
         let mut board = self.board();
-        board.closed = true;
-        board.crashed = std::thread::panicking();
-        if board.arrivals.drain(..).count() > 0 {
-            // Nobody has accepted it, and nobody will.
-            board.no_successor();
-        }
-        if board.accepting {
-            board.accepting = false;
-            if let (Some(ours), None, false) = (self.path_id, &board.successor, board.crashed) {
-                self.place.remove(ours);
-            }
+        board.farewells.push_back(packet);
+        // Before anybody can take it, as with a request.
+        self.farewells.raise();
+    }
+
+    /// There is no predecessor to wait for, any more or at all. `drained` says for how long it has drained.
+    pub(crate) fn predecessor_departed(&self, drained: Option<Duration>) {
+        self.board().life.predecessor_departed(drained);
+        self.farewells.raise();
+        self.departed.raise();
+        self.requests.raise();
+    }
+
+    /// The predecessor is told, by the background. The word that says more stands.
+    pub(crate) fn say_to_predecessor(&self, word: Word) {
+        let mut board = self.board();
+        if !matches!(board.word, Some(Word::Relinquish(_) | Word::Settle(Ending::Stopped))) {
+            board.word = Some(word);
         }
         drop(board);
         self.wake.raise();
+    }
+
+    pub(crate) fn word_to_predecessor(&self) -> Option<Word> {
+        self.board().word.clone()
+    }
+
+    /// What is to be let go besides the control socket.
+    pub(crate) fn holds(&self, holdings: impl FnOnce() + Send + 'static) {
+        self.board().holdings = Some(Box::new(holdings));
+    }
+
+    /// The predecessor is gone, or has let go.
+    pub(crate) fn unwatched(&self) {
+        self.board().watched = false;
+        self.unwatched.raise();
+        self.requests.raise();
+    }
+
+    /// Nobody will take back here. The predecessor hears the same, and the background lets everything go: at once where
+    /// another process serves; after the predecessor where nobody does, so that whoever starts next finds every address free.
+    pub(crate) fn wind_up(&self, ending: Ending) {
+        self.say_to_predecessor(Word::Settle(ending));
+        let wait = if ending == Ending::Stopped { SETTLE } else { Duration::ZERO };
+        let mut board = self.board();
+        if board.letting_go == LettingGo::Not {
+            board.letting_go = LettingGo::By(Instant::now() + wait);
+        }
+    }
+
+    /// When this process lets its copies go at the latest, if it is about to.
+    pub(crate) fn lets_go_at(&self) -> Option<Instant> {
+        let board = self.board();
+        match board.letting_go {
+            LettingGo::By(_) if !board.watched => Some(Instant::now()),
+            LettingGo::By(at) => Some(at),
+            LettingGo::Not | LettingGo::Done => None,
+        }
+    }
+
+    /// Lets the copies of everything go: they are closed, whoever else in this process still holds them.
+    pub(crate) fn let_go(&self) {
+        let mut board = self.board();
+        let holdings = board.holdings.take();
+        board.letting_go = LettingGo::Done;
+        drop(board);
+        holdings.into_iter().for_each(|let_go| let_go());
+        file::replace(self.listener.as_fd(), self.let_go.as_fd());
+        self.let_go.raise();
+        self.requests.raise();
+    }
+
+    pub(crate) fn has_let_go(&self) -> bool {
+        self.board().letting_go == LettingGo::Done
+    }
+
+    /// A handoff was dropped before its release. If this process goes on, its successor hears so from the background; if it
+    /// is about to end, it has crashed, and says nothing.
+    pub(crate) fn drop_handoff(&self, link: Link<Predecessor<Attachment>>) {
+        let mut board = self.board();
+        if board.life.left().is_none() {
+            board.dropped.push(link);
+            drop(board);
+            self.wake.raise();
+        }
+    }
+
+    pub(crate) fn take_dropped(&self) -> Vec<Link<Predecessor<Attachment>>> {
+        std::mem::take(&mut self.board().dropped)
+    }
+
+    /// The background cannot go on, and nobody hears signals or answers at the control socket any more.
+    pub(crate) fn break_down(&self, reason: String) {
+        self.board().broken = Some(reason);
+        self.requests.raise();
         self.arrivals.raise();
+    }
+
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.board().broken.clone()
+    }
+
+    /// This process owns the service and cannot serve. It does not accept any more.
+    pub(crate) fn fail(&self, reason: &str) {
+        tracing::error!(event = "application_failed", reason, "this process cannot serve");
+        self.say_to_predecessor(Word::Relinquish(shorten(reason, MAX_TEXT)));
+        self.leave(Leave::Crashed);
+    }
+
+    /// The application lets the service go. The background sees to the rest: it tells the predecessor, removes the path if
+    /// that is to be, and ends.
+    pub(crate) fn leave(&self, how: Leave) {
+        let mut board = self.board();
+        let awaited = board.life.upgrading().is_some() && board.life.left().is_none();
+        let leaving = board.life.leave(how);
+        let dropped = board.arrivals.drain(..).count() > 0;
+        if dropped {
+            // Nobody has accepted it, and nobody will.
+            board.life.no_successor();
+        }
+        drop(board);
+        if awaited {
+            // Nobody will begin it, and somebody may wait for it.
+            self.upgrade_failed(0, "the service has stopped");
+        }
+        if let (true, Some(ours)) = (leaving.removes_path, self.path_id) {
+            self.place.remove(ours);
+        }
+        if let Some(ending) = leaving.settles {
+            self.say_to_predecessor(Word::Settle(ending));
+        }
+        self.wake.raise();
+        self.arrivals.raise();
+        self.requests.raise();
     }
 }
 
 impl Board {
-    /// Whether the background has nothing more to do. While a handoff is under way it goes on hearing this
-    /// generation's own predecessor, whose last words are to be passed on.
-    pub(crate) fn is_done(&self) -> bool {
-        self.closed && (self.successor.is_none() || self.predecessor.is_none())
-    }
-
-    /// There is no successor any more, and the service is this generation's.
-    pub(crate) fn no_successor(&mut self) {
-        self.successor = None;
-        self.phase = Phase::Serving;
-    }
-
     /// Tells those who listen, if any do: returns whether, and then the background has to be woken.
     fn publish(&mut self, event: Event) -> bool {
         let heard = self.listening > 0;
@@ -479,16 +719,6 @@ impl Board {
             self.notices.push(Notice::Event(event));
         }
         heard
-    }
-
-    pub(crate) fn desk(&self) -> Desk {
-        let successor = match (&self.successor, self.accepting) {
-            (Some(successor), _) => Some(successor.pid),
-            (None, true) => None,
-            // It has been handed over: whoever is next finds the next generation at the path.
-            (None, false) => Some(std::process::id()),
-        };
-        Desk { operable: self.operated, successor, upgrading: self.upgrade.is_some(), stopping: self.stopping }
     }
 }
 
@@ -504,11 +734,6 @@ pub(crate) struct Named {
 }
 
 impl Named {
-    /// How many there are.
-    pub(crate) fn count(&self) -> u64 {
-        self.count
-    }
-
     /// Takes a name off the list, which stood for so many.
     pub(crate) fn remove(&mut self, name: &str, count: usize) {
         self.count = self.count.saturating_sub(count as u64);

@@ -5,20 +5,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::Span;
+
 use crate::core::record::{Laps, micros};
 use crate::core::wire::{
-    self, Entry, ErrorCode, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, News, Outcome, Phase, Receive,
+    self, Ending, Entry, ErrorCode, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, News, Outcome, Receive,
 };
-use crate::core::{Cause, Gift, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits};
+use crate::core::{
+    Cause, Gift, Lifecycle, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits,
+};
 use crate::driver::channel::{Link, Point};
 use crate::driver::child::Spawned;
-use crate::driver::descriptor::{Attachment, application_name, describe, entry, examine};
-use crate::driver::generation::{Arrival, Generation, Named};
+use crate::driver::descriptor::{Attachment, Shared, application_name, describe, entry, examine};
+use crate::driver::generation::{Arrival, Generation, Named, Word};
 use crate::driver::place;
-use crate::driver::reception::left;
 use crate::error::{Error, Failure, Owner, Result, StateError};
 use crate::state::State;
-use crate::sys::event::Poller;
+use crate::sys::event::{Interest, Poller};
 use crate::sys::{file, limits, process};
 
 /// What a predecessor gives: named descriptors and a snapshot of its state.
@@ -62,14 +65,27 @@ impl<'fd> Offer<'fd> {
 
     /// Has room for so many at once.
     pub(crate) fn with_capacity(count: usize) -> Offer<'fd> {
-        let descriptors = VecDeque::with_capacity(count + 1);
-        Offer { descriptors, fds: Vec::with_capacity(count + 1), ..Offer::default() }
+        Offer { descriptors: VecDeque::with_capacity(count + 2), ..Offer::default() }
     }
 
     /// Adds a descriptor that was examined before and cannot have changed, under a name that nothing else has.
     #[must_use]
-    pub(crate) fn known(mut self, entry: &Arc<Entry>, fd: BorrowedFd<'fd>) -> Offer<'fd> {
-        self.push(Arc::clone(entry), fd);
+    pub(crate) fn known(mut self, entry: &Arc<Entry>, fd: &Shared) -> Offer<'fd> {
+        self.push(Arc::clone(entry), Attachment::Shared(Arc::clone(fd)));
+        self
+    }
+
+    /// Adds descriptors that this process goes on using, under a name that nothing else has.
+    #[must_use]
+    pub(crate) fn shared(mut self, name: &str, fds: &[Shared]) -> Offer<'fd> {
+        let examined = application_name(name).map_err(Error::from).and_then(|name| {
+            fds.iter().enumerate().try_for_each(|(index, fd)| {
+                let entry = examine(name.clone(), index as u32, fd.as_fd())?;
+                self.push(Arc::new(entry), Attachment::Shared(Arc::clone(fd)));
+                Ok(())
+            })
+        });
+        self.error = self.error.or(examined.err());
         self
     }
 
@@ -87,15 +103,16 @@ impl<'fd> Offer<'fd> {
         }
         for (index, fd) in fds.into_iter().enumerate() {
             let fd = fd.as_fd();
-            self.push(Arc::new(examine(name.clone(), index as u32, fd)?), fd);
+            let entry = Arc::new(examine(name.clone(), index as u32, fd)?);
+            self.push(entry, Attachment::Lent(self.fds.len()));
+            self.fds.push(fd);
         }
         Ok(())
     }
 
-    fn push(&mut self, entry: Arc<Entry>, fd: BorrowedFd<'fd>) {
+    fn push(&mut self, entry: Arc<Entry>, fd: Attachment) {
         self.named.add(&entry);
-        self.descriptors.push_back((entry, Attachment::Lent(self.fds.len())));
-        self.fds.push(fd);
+        self.descriptors.push_back((entry, fd));
     }
 
     /// Takes the state out, to be encoded where that may take its time.
@@ -108,15 +125,17 @@ impl<'fd> Offer<'fd> {
 #[derive(Debug)]
 pub(crate) struct Giving {
     generation: Arc<Generation>,
-    link: Link<Predecessor<Attachment>>,
+    /// There until this is dropped.
+    link: Option<Link<Predecessor<Attachment>>>,
     successor: Receive,
+    span: Span,
+    /// This process has let everything go, and the role knows.
+    has_let_go: bool,
     laps: Laps,
     over: bool,
     held: Option<Milestone>,
     /// The successor's process, where it is our child.
     child: Option<Spawned>,
-    /// By when it has to be ready, whatever progress it makes.
-    limit: Option<Instant>,
 }
 
 /// A point that a handoff has reached.
@@ -124,9 +143,14 @@ pub(crate) struct Giving {
 pub(crate) enum Milestone {
     Ready,
     Active,
+    /// The successor's end will be no reason to take back.
+    Settled(Ending),
     Departed,
     Over(Failure),
 }
+
+/// Beside the link's own.
+const LET_GO: u64 = u64::MAX;
 
 /// How many descriptors may be in flight at once.
 pub(crate) const IN_FLIGHT: usize = MAX_BATCH * MAX_UNACKNOWLEDGED as usize;
@@ -137,6 +161,11 @@ impl Giving {
         let waits: Waits = generation.config.timeouts.waits();
         let role = Predecessor::new(receive.clone(), waits, pidfd.is_some());
         let mut link = Link::new(role, channel, pidfd).map_err(Error::io("watch the successor"))?;
+        link.arbiter.clone_from(&generation.arbiter);
+        // Where the successor stops, this side goes once it has let everything go.
+        link.poller()
+            .add(generation.let_go.as_fd(), LET_GO, Interest::Read)
+            .map_err(Error::io("watch the successor"))?;
         // The background has heard it, before there was a link.
         link.reach(Instant::now(), Point::AfterReceive, "receive");
         let (successor, version) = (receive.pid, receive.version.as_str());
@@ -147,14 +176,23 @@ impl Giving {
         generation.tell(News::Receive, Some(successor), Some(began), message);
         Ok(Giving {
             generation,
-            link,
+            span: link.span.clone(),
+            link: Some(link),
             successor: receive,
+            has_let_go: false,
             laps: Laps::new(began),
             over: false,
             held: None,
             child: None,
-            limit: None,
         })
+    }
+
+    fn link(&self) -> &Link<Predecessor<Attachment>> {
+        self.link.as_ref().expect("it is there until this is dropped")
+    }
+
+    fn link_mut(&mut self) -> &mut Link<Predecessor<Attachment>> {
+        self.link.as_mut().expect("it is there until this is dropped")
     }
 
     pub(crate) fn successor(&self) -> &Receive {
@@ -166,20 +204,16 @@ impl Giving {
     }
 
     pub(crate) fn poller(&self) -> &Arc<Poller> {
-        self.link.poller()
+        self.link().poller()
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.link.deadline().into_iter().chain(self.limit).min()
-    }
-
-    /// The handoff is given up if the successor is not ready by then, whatever progress it makes.
-    pub(crate) fn limit(&mut self, limit: Instant) {
-        self.limit = Some(limit);
+        self.link().deadline()
     }
 
     /// From here on the successor's process is ended and reaped if it does not take the service.
     pub(crate) fn with_child(&mut self, child: Spawned) {
+        self.generation.has_own_child();
         self.child = Some(child);
     }
 
@@ -188,32 +222,43 @@ impl Giving {
         &mut self,
         offer: Offer<'fd>,
         snapshot: Option<Packet<OwnedFd>>,
-        control: BorrowedFd<'fd>,
     ) -> Result<Vec<BorrowedFd<'fd>>> {
-        let Offer { mut descriptors, named, mut fds, error, .. } = offer;
+        let Offer { mut descriptors, named, fds, error, .. } = offer;
         error.map_or(Ok(()), Err)?;
-        let count = descriptors.len() + 1;
+        let own = self.own_descriptors()?;
+        let count = descriptors.len() + own.len();
         if count > MAX_DESCRIPTORS {
             return Err(Error::TooManyDescriptors { count });
         }
         // Named first: where there is no room now, the next attempt finds it, since those who look make way.
-        self.generation.board().named = named;
+        self.generation.name(named);
         // What is in flight counts against the sender's limit as well (ETOOMANYREFS).
         make_room(count.min(IN_FLIGHT))?;
 
         let state_bytes = snapshot.as_ref().map(|packet| packet.info.length);
-        self.link.span.in_scope(|| tracing::debug!(event = "offer", descriptors = count, state_bytes, "offering"));
-        let facts = describe(control).map_err(Error::io("examine the control socket"))?;
-        descriptors.push_front((Arc::new(entry(Name::control(), 0, facts)), Attachment::Lent(fds.len())));
-        fds.push(control);
+        self.span.in_scope(|| tracing::debug!(event = "offer", descriptors = count, state_bytes, "offering"));
+        own.into_iter().rev().for_each(|descriptor| descriptors.push_front(descriptor));
         let gift = Gift {
             offer: self.announcement(),
             pidfd: process::own_pidfd().ok().map(Attachment::from),
             descriptors,
             snapshot: snapshot.map(attach),
         };
-        self.link.command(Command::Offer(Box::new(gift)));
+        self.link_mut().command(Command::Offer(Box::new(gift)));
         Ok(fds)
+    }
+
+    /// What is handed over besides the application's: the control listener, and what the owner of the service holds.
+    fn own_descriptors(&self) -> Result<Vec<(Arc<Entry>, Attachment)>> {
+        let control: Shared = Arc::new(ControlListener(Arc::clone(&self.generation)));
+        let facts = describe(control.as_fd()).map_err(Error::io("examine the control socket"))?;
+        let mut own = vec![(Arc::new(entry(Name::control(), 0, facts)), Attachment::Shared(control))];
+        if let Some(arbiter) = &self.generation.arbiter {
+            let owner = Attachment::Own(Arc::clone(arbiter.shared()));
+            let facts = describe(arbiter.shared().as_fd()).map_err(Error::io("examine the lock of the owner"))?;
+            own.push((Arc::new(entry(Name::owner(), 0, facts)), owner));
+        }
+        Ok(own)
     }
 
     fn announcement(&self) -> wire::Offer {
@@ -230,30 +275,25 @@ impl Giving {
             ready_timeout_ms: millis(timeouts.ready),
             active_timeout_ms: millis(timeouts.active),
             drain_timeout_ms: millis(timeouts.drain),
-            history: self.generation.board().history.iter().cloned().collect(),
+            history: self.generation.history(),
         }
     }
 
     /// Releases: from here on, until this side is told otherwise, it does not accept.
     pub(crate) fn release(&mut self, state: Option<Packet<OwnedFd>>) {
-        {
-            let mut board = self.generation.board();
-            board.accepting = false;
-            board.phase = Phase::Released;
-        }
-        self.generation.wake.raise();
+        self.generation.release();
         self.laps.released = Some(Instant::now());
         let release_us = self.laps.release_us();
-        self.link.span.in_scope(|| tracing::info!(event = "release", release_us, "this process has stopped accepting"));
+        self.span.in_scope(|| tracing::info!(event = "release", release_us, "this process has stopped accepting"));
         self.tell(News::Release, "this process has stopped accepting");
         let monotonic_us = process::monotonic().as_micros() as u64;
         let state = state.map(attach);
-        self.link.command(Command::Release { state, monotonic_us, timens: file::time_namespace() });
+        self.link_mut().command(Command::Release { state, monotonic_us, timens: file::time_namespace() });
     }
 
     pub(crate) fn draining(&mut self, connections: u64) {
         self.tell_of_drain(News::Draining, Some(connections), left(connections));
-        self.link.command(Command::Draining(connections));
+        self.link_mut().command(Command::Draining(connections));
     }
 
     /// Says farewell: with the predecessor's own last states that nobody here has read, then with ours. Where ours could
@@ -263,23 +303,28 @@ impl Giving {
             Ok(state) => (state, None),
             Err(error) => (None, Some(Failure::new(Owner::Successor, error.into()))),
         };
-        let unread: Vec<_> = self.generation.board().farewells.drain(..).collect();
+        let unread = self.generation.unread_farewells();
         let (drain_us, passed_on) = (self.laps.active.map(|active| micros(active.elapsed())), unread.len());
-        self.link.span.in_scope(|| tracing::info!(event = "farewell", drain_us, passed_on, "this process has drained"));
+        self.span.in_scope(|| tracing::info!(event = "farewell", drain_us, passed_on, "this process has drained"));
         self.tell_of_drain(News::Farewell, None, "this process has drained".to_owned());
         let states = unread.into_iter().chain(state).map(attach);
-        self.link.command(Command::Farewell(states.collect()));
+        self.link_mut().command(Command::Farewell(states.collect()));
         lost
     }
 
     /// Whether this generation's own predecessor still has to say farewell.
     pub(crate) fn awaits_predecessor(&self) -> bool {
-        self.generation.board().predecessor.is_some()
+        self.generation.has_predecessor()
     }
 
     pub(crate) fn abort(&mut self, reason: &str) {
-        self.link.command(Command::Abort(ErrorCode::Application, reason.to_owned()));
+        self.cut_short(ErrorCode::Application, reason);
         while self.poll(&[]).is_some() {}
+    }
+
+    /// Gives up, if nothing has been released; what follows is found by the next poll.
+    pub(crate) fn cut_short(&mut self, code: ErrorCode, reason: &str) {
+        self.link_mut().command(Command::Abort(code, reason.to_owned()));
     }
 
     /// Gives up before release because of something on this side.
@@ -295,7 +340,7 @@ impl Giving {
 
     /// Whether this process may exit: the farewell is said, and all of it is out.
     pub(crate) fn is_done(&self) -> bool {
-        self.over && self.link.is_flushed()
+        self.over && self.link().is_flushed()
     }
 
     /// Does all that can be done now. Returns the next milestone; `None`: wait, then ask again.
@@ -303,20 +348,24 @@ impl Giving {
         if let Some(held) = self.held.take() {
             return Some(held);
         }
-        let span = self.link.span.clone();
+        let span = self.span.clone();
         let _entered = span.enter();
         loop {
+            self.note_letting_go();
             // Each time: a successor that talks without end puts it off no longer than one that is silent.
-            let now = Instant::now();
-            if self.limit.is_some_and(|limit| limit <= now) {
-                self.limit = None;
-                let reason = "the upgrade's time is over, and the new process is not ready".to_owned();
-                self.link.command(Command::Abort(ErrorCode::Timeout, reason));
-            }
-            let event = self.link.step(now, table)?;
+            let event = self.link_mut().step(Instant::now(), table)?;
             if let Some(milestone) = self.note(event) {
                 return Some(milestone);
             }
+        }
+    }
+
+    fn note_letting_go(&mut self) {
+        if !self.has_let_go && self.generation.has_let_go() {
+            self.has_let_go = true;
+            // It stays readable for good.
+            self.link().poller().remove(self.generation.let_go.as_fd());
+            self.link_mut().command(Command::LetGo);
         }
     }
 
@@ -327,19 +376,16 @@ impl Giving {
                 let transfer_us = self.laps.transfer_us();
                 tracing::info!(event = "transferred", transfer_us, "the successor has everything, and initialises");
                 self.tell(News::Transferred, "the successor has everything, and initialises");
-                self.generation.board().phase = Phase::Initialising;
+                self.generation.transferred();
                 None
             }
             Event::Progress(message) => {
                 tracing::info!(event = "progress", progress = message, "the successor initialises");
                 self.tell(News::Progress, &message);
-                if let Some(successor) = &mut self.generation.board().successor {
-                    successor.progress = Some(message);
-                }
+                self.generation.progress(message);
                 None
             }
             Event::Ready => {
-                self.limit = None;
                 self.laps.ready = Some(Instant::now());
                 tracing::info!(event = "ready", initialise_us = self.laps.initialise_us(), "the successor can serve");
                 self.tell(News::Ready, "the successor can serve");
@@ -351,7 +397,7 @@ impl Giving {
                 let (pause_us, total_us) = (attempt.pause_us, attempt.total_us);
                 tracing::info!(event = "active", pause_us, total_us, "the successor serves");
                 let event = self.event(News::Active, "the successor serves");
-                self.generation.conclude(attempt, event, |board| board.phase = Phase::Draining);
+                self.generation.conclude(attempt, event, Lifecycle::hand_over);
                 Some(Milestone::Active)
             }
             Event::Stranded => {
@@ -359,14 +405,25 @@ impl Giving {
                      be serving, so this process must not; end that process by hand, and this one takes the service back";
                 tracing::error!(event = "stranded", "{STRANDED}");
                 self.tell(News::Stranded, STRANDED);
-                self.generation.board().phase = Phase::Stranded;
+                self.generation.strand();
                 None
             }
-            Event::Settled => {
-                const SETTLED: &str = "the successor stops in good order, or hands over itself";
-                tracing::info!(event = "settled", "{SETTLED}");
-                self.tell(News::Settled, SETTLED);
+            Event::ProbationOver => {
+                // Whoever watches this process has nobody to take back from any more: this one watches its successor.
+                self.generation.say_to_predecessor(Word::Settle(Ending::HandedOver));
                 None
+            }
+            Event::Settled(ending) => {
+                let text = match ending {
+                    Ending::Stopped => "the successor has stopped: the service is to end",
+                    _ => "another process serves after the successor",
+                };
+                tracing::info!(event = "settled", "{text}");
+                self.tell(News::Settled, text);
+                self.generation.wind_up(ending);
+                // It may have, for a reason before this one.
+                self.has_let_go = false;
+                Some(Milestone::Settled(ending))
             }
             Event::Departed => {
                 self.over = true;
@@ -384,9 +441,9 @@ impl Giving {
         let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
         let event = self.event(news, &reason);
         let attempt = wire::Attempt { reason: Some(reason), ..self.attempt(outcome) };
-        let (total_us, phase) = (attempt.total_us, self.generation.board().phase);
+        let (total_us, phase) = (attempt.total_us, self.generation.phase());
         if owner == Owner::Unknown {
-            self.generation.conclude(attempt, event, |_| {});
+            self.generation.conclude(attempt, event, Lifecycle::conclude);
         } else {
             self.resume(attempt, event);
         }
@@ -420,12 +477,8 @@ impl Giving {
 
     /// The control socket is this side's again.
     fn resume(&self, attempt: wire::Attempt, event: wire::Event) {
-        let mut released = false;
-        self.generation.conclude(attempt, event, |board| {
-            board.no_successor();
-            released = !board.accepting;
-            board.accepting = !board.closed;
-        });
+        let released = !self.generation.is_accepting();
+        self.generation.conclude(attempt, event, Lifecycle::keep);
         if released {
             // The successor may have called listen, and would be named as the one that serves.
             let _ = place::listen(self.generation.listener.as_fd());
@@ -458,10 +511,37 @@ impl Giving {
 }
 
 impl Drop for Giving {
+    /// Dropped before it has come to an end, this is the end of the process as a rule, and nobody is told anything: the
+    /// successor takes over once this process is dead. Where it goes on, the background tells.
     fn drop(&mut self) {
-        if !self.over && self.laps.released.is_none() {
-            self.abort("the predecessor's application gave up");
+        if self.over || self.laps.released.is_some() || self.generation.left().is_some() {
+            return;
         }
+        let reason = "the predecessor's application gave up".to_owned();
+        let attempt = wire::Attempt { reason: Some(reason.clone()), ..self.attempt(Outcome::Failed) };
+        let event = self.event(News::Failed, &reason);
+        self.generation.conclude(attempt, event, Lifecycle::keep);
+        self.end_child();
+        if let Some(link) = self.link.take() {
+            self.generation.drop_handoff(link);
+        }
+    }
+}
+
+/// The control listener, as it is offered.
+struct ControlListener(Arc<Generation>);
+
+impl AsFd for ControlListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.listener.as_fd()
+    }
+}
+
+/// How far a drain is, for people.
+pub(crate) fn left(connections: u64) -> String {
+    match connections {
+        1 => "1 connection is left".to_owned(),
+        count => format!("{count} connections are left"),
     }
 }
 

@@ -1,17 +1,21 @@
 //! What a role needs of the world, without waiting: sockets, processes, signals, and the control socket's background. The
 //! forms in [`crate::facade`] step what is in here, and wait in between.
 
+pub(crate) mod arbiter;
 pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod descriptor;
+pub(crate) mod early_stop;
 pub(crate) mod generation;
 pub(crate) mod giving;
+pub(crate) mod hooks;
 pub(crate) mod launch;
 pub(crate) mod place;
 pub(crate) mod reception;
 pub(crate) mod signals;
 pub(crate) mod steward;
 pub(crate) mod taking;
+pub(crate) mod worker;
 
 pub use child::Spawned;
 pub use descriptor::Inheritable;

@@ -128,6 +128,10 @@ impl Place {
         }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn problem(&self, problem: PathProblem) -> Error {
         Error::Path { path: self.path.clone(), problem }
     }

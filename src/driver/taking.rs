@@ -14,12 +14,15 @@ use crate::config::Config;
 use crate::core::record::{Laps, remember};
 use crate::core::wire::{self, Attempt, Entry, FileId, Outcome, PROTOCOL, PredecessorStatus, Receive, Release};
 use crate::core::{Cause, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
+use crate::driver::arbiter::Arbiter;
 use crate::driver::channel::{Channel, Link};
 use crate::driver::descriptor::{Inheritable, Unclaimed, check, named, serves};
-use crate::driver::generation::{Generation, Named, Origin};
+use crate::driver::early_stop::LastWords;
+use crate::driver::generation::{Generation, Legacy, Named, Origin};
 use crate::driver::giving::make_room;
 use crate::driver::place::{self, Lock, Place};
 use crate::driver::reception::Reception;
+use crate::driver::signals::Caught;
 use crate::error::{Error, PathProblem, Result};
 use crate::state::Received;
 use crate::sys::{file, limits, process, socket};
@@ -191,6 +194,8 @@ impl Transfer {
             Event::Complete(snapshot) => {
                 let missing = || Error::Handoff(Cause::Mismatch("the control listener did not come".to_owned()));
                 let control = parts.unclaimed.take_control().ok_or_else(missing)?;
+                let arbiter = parts.unclaimed.take_owner().map(Arbiter::inherited);
+                self.link.arbiter = arbiter.and_then(without_proc).map(Arc::new);
                 let schemas = &parts.config.schemas;
                 let state = snapshot.map(|packet| Received::open(packet, schemas)).transpose()?;
                 let Some(Parts { config, place, began, offer: Some(offer), unclaimed, .. }) = self.parts.take() else {
@@ -223,6 +228,7 @@ impl Transfer {
             state: state.map(Arc::new),
             named: Named::default(),
             operated: false,
+            arbiter: self.link.arbiter.clone(),
             source: Source::Predecessor(Box::new(Claim { offer, laps, link: Some(self.link), failed: None })),
         }
     }
@@ -252,6 +258,8 @@ pub(crate) struct Inherited {
     named: Named,
     /// Whether somebody will take requests to upgrade and to stop.
     pub(crate) operated: bool,
+    /// What the owner of the service holds.
+    arbiter: Option<Arc<Arbiter>>,
     source: Source,
 }
 
@@ -305,12 +313,23 @@ impl Inherited {
             state: None,
             named: Named::default(),
             operated: false,
+            arbiter: None,
             source,
         }
     }
 
+    /// What a process leaves behind that is told to stop while it initialises.
+    pub(crate) fn last_words(&self) -> LastWords {
+        let path = match (self.is_cold_start(), self.place.look()) {
+            (true, Ok(Some(ours))) => Some((self.place.path().to_owned(), ours)),
+            _ => None,
+        };
+        // Without it the end of this process says as much.
+        LastWords { predecessor: self.source.link().and_then(|link| link.try_clone().ok()), path }
+    }
+
     pub(crate) fn is_cold_start(&self) -> bool {
-        matches!(self.source, Source::Cold(_))
+        self.source.is_cold()
     }
 
     /// The generation that this process is about to be.
@@ -403,9 +422,9 @@ impl Inherited {
         }
     }
 
-    /// Closes what nobody took, and says that this process can serve. All that can fail is done before. The
-    /// reception is to be driven from here on.
-    pub(crate) fn ready(self) -> Result<(Readied, Reception)> {
+    /// Closes what nobody took, and acquires all that it takes to own the service. The reception is to be driven from here
+    /// on, and [`Prepared::say_ready`] called once whatever else the caller needs is there.
+    pub(crate) fn prepare(self, signals: Option<Arc<Caught>>) -> Result<(Prepared, Reception)> {
         let unclaimed = self.unclaimed.names();
         if !unclaimed.is_empty() {
             if self.config.strict {
@@ -415,38 +434,74 @@ impl Inherited {
         }
         drop(self.unclaimed);
         let (number, path) = (self.source.generation(), self.source.path());
-        let origin = Origin { number, path, named: self.named, operated: self.operated };
+        let arbiter = self.arbiter.or_else(|| without_proc(Arbiter::new()).map(Arc::new));
+        let origin = Origin { number, path, named: self.named, operated: self.operated, arbiter };
         let generation = Generation::new(self.config, self.place, self.control, origin)
             .map_err(Error::io("set up the new generation"))?;
         let generation = Arc::new(generation);
-        let reception = Reception::new(Arc::clone(&generation)).map_err(Error::io("set up the control socket"))?;
-        let mut source = self.source;
-        match &mut source {
-            Source::Cold(_) => {
-                // Now, rather than when a child is started for the first upgrade: twice what a generation needs itself, since
-                // its table will be made with room for that of the next.
-                let named = generation.board().named.count();
-                drop(limits::widen_table(named, limits::OWN));
-                place::listen(generation.listener.as_fd()).map_err(Error::io("listen on the control socket"))?;
-            }
-            Source::Predecessor(claim) => {
-                claim.laps.ready = Some(Instant::now());
-                if let Some(link) = &mut claim.link {
-                    let initialise_us = claim.laps.initialise_us();
-                    link.span
-                        .in_scope(|| tracing::info!(event = "initialised", initialise_us, "this process can serve"));
-                    link.command(Command::Ready);
-                }
+        if self.source.is_cold() {
+            // Now, rather than when a child is started for the first upgrade: twice what a generation needs itself, since
+            // its table will be made with room for that of the next.
+            drop(limits::widen_table(generation.named(), limits::OWN));
+            place::listen(generation.listener.as_fd()).map_err(Error::io("listen on the control socket"))?;
+        }
+        let predecessor = self.source.link().map(Link::poller);
+        let reception = Reception::new(Arc::clone(&generation), signals, predecessor.map(AsRef::as_ref))
+            .map_err(Error::io("set up the control socket"))?;
+        Ok((Prepared { generation, source: self.source }, reception))
+    }
+}
+
+/// A new generation that lacks nothing, but has not said so.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    generation: Arc<Generation>,
+    source: Source,
+}
+
+impl Prepared {
+    pub(crate) fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+
+    /// Says that this process can serve.
+    pub(crate) fn say_ready(self) -> Readied {
+        let Prepared { generation, mut source } = self;
+        if let Source::Predecessor(claim) = &mut source {
+            claim.laps.ready = Some(Instant::now());
+            if let Some(link) = &mut claim.link {
+                let initialise_us = claim.laps.initialise_us();
+                link.span.in_scope(|| tracing::info!(event = "initialised", initialise_us, "this process can serve"));
+                link.command(Command::Ready);
             }
         }
         let mut readied = Readied { generation, source, outcome: None };
         // The word is on its way while the caller sets the reception up.
         readied.outcome = readied.advance();
-        Ok((readied, reception))
+        readied
     }
 }
 
+/// Without `/proc` there is no lock of the owner, and the rule for two processes has to do.
+fn without_proc(arbiter: std::io::Result<Arbiter>) -> Option<Arbiter> {
+    let failed = |error: &std::io::Error| {
+        tracing::warn!(event = "arbiter_failed", %error, "there is no lock of the owner");
+    };
+    arbiter.inspect_err(failed).ok()
+}
+
 impl Source {
+    fn is_cold(&self) -> bool {
+        matches!(self, Source::Cold(_))
+    }
+
+    fn link(&self) -> Option<&Link<Successor<OwnedFd>>> {
+        match self {
+            Source::Predecessor(claim) => claim.link.as_ref(),
+            Source::Cold(_) => None,
+        }
+    }
+
     fn generation(&self) -> u64 {
         match self {
             Source::Cold(_) => 1,
@@ -479,16 +534,9 @@ pub(crate) struct Takeover {
 }
 
 impl Readied {
-    pub(crate) fn generation(&self) -> &Arc<Generation> {
-        &self.generation
-    }
-
     /// What to wait for; nothing on a cold start.
     pub(crate) fn link(&self) -> Option<&Link<Successor<OwnedFd>>> {
-        match &self.source {
-            Source::Predecessor(claim) => claim.link.as_ref(),
-            Source::Cold(_) => None,
-        }
+        self.source.link()
     }
 
     /// Does all that can be done now. `Some`: this process owns the service, or the handoff failed.
@@ -522,6 +570,9 @@ impl Readied {
         };
         let _entered = span.enter();
         let mut pause_us = None;
+        // It is held already, but by one that no predecessor has.
+        generation.arbiter.iter().for_each(|arbiter| drop(arbiter.claim()));
+        let mut legacy = Legacy { final_state: takeover.state, ..Legacy::default() };
         if let Source::Predecessor(mut claim) = source {
             let orphaned = takeover.release.is_none();
             let mut history: VecDeque<Attempt> = claim.offer.history.drain(..).collect();
@@ -539,9 +590,7 @@ impl Readied {
             }
             // Names this process as the one that serves; the socket works without.
             let _ = place::listen(generation.listener.as_fd());
-            let mut board = generation.board();
-            board.history = history;
-            board.final_state = takeover.state;
+            legacy.history = history;
             let link = claim.link.take();
             if orphaned {
                 tracing::warn!(
@@ -549,12 +598,12 @@ impl Readied {
                     "the predecessor died; this process took over without its final state"
                 );
             } else {
-                board.predecessor = Some(PredecessorStatus { pid: claim.offer.pid, connections: None });
-                board.link = link;
+                legacy.predecessor =
+                    link.map(|link| (PredecessorStatus { pid: claim.offer.pid, connections: None }, link));
             }
         }
         tracing::info!(event = "serving", generation = generation.number, pause_us, "this process serves");
-        generation.open();
+        generation.own(legacy);
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -15,17 +15,15 @@ use indexmap::map::Entry as Place;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::core::wire::{Entry, Kind, Name};
-use crate::driver::descriptor::{Inheritable, application_name, named};
+use crate::driver::descriptor::{Inheritable, Shared, application_name, named};
 use crate::driver::generation::Generation;
 use crate::driver::giving::Offer;
 use crate::driver::taking::Inherited;
+use crate::sys::file;
 use crate::error::{Error, Result};
 
 /// How many connections may wait to be accepted; the kernel bounds it by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-
-/// A descriptor that somebody else uses as well.
-pub(crate) type Shared = Arc<dyn AsFd + Send + Sync>;
 
 /// What can be shut, so that nothing more is accepted on a socket.
 pub(crate) trait Shuts: Send + Sync {
@@ -148,6 +146,12 @@ impl Registry {
         self.lock().values().flat_map(|it| &it.gates).for_each(|gate| gate.open());
     }
 
+    /// Closes this process's copies of everything, those in the application's acceptors as well: `stand_in` takes their place.
+    pub(crate) fn let_go(&self, stand_in: BorrowedFd<'_>) {
+        let table = std::mem::take(&mut *self.lock());
+        table.values().flat_map(|it| &it.fds).for_each(|fd| file::replace(fd.as_fd(), stand_in));
+    }
+
     /// The paths of Unix sockets go with a service that stops without a successor.
     pub(crate) fn remove_paths(&self) {
         self.table().values().filter_map(|it| it.path.as_ref()).for_each(Bound::remove);
@@ -165,10 +169,10 @@ impl Registered {
 }
 
 /// An offer of everything in the table.
-pub(crate) fn offer(table: &Table) -> Offer<'_> {
+pub(crate) fn offer(table: &Table) -> Offer<'static> {
     table.iter().fold(Offer::with_capacity(table.len()), |offer, (name, it)| match &it.facts {
-        Some(facts) => it.fds.iter().fold(offer, |offer, fd| offer.known(facts, fd.as_fd())),
-        None => offer.group(name.as_str(), &it.fds),
+        Some(facts) => it.fds.iter().fold(offer, |offer, fd| offer.known(facts, fd)),
+        None => offer.shared(name.as_str(), &it.fds),
     })
 }
 

@@ -24,6 +24,32 @@ pub(crate) fn memfd(name: &CStr) -> io::Result<File> {
     Ok(File::from(fd))
 }
 
+/// Another description of an open file: a lock of its own, and an offset. See `proc(5)`, `/proc/pid/fd`.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<File> {
+    File::options().read(true).write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Takes the lock of this description on the whole file, if no other one holds it. See `F_OFD_SETLK` in `fcntl(2)`.
+pub(crate) fn lock_own(file: &File) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole(nix::libc::F_WRLCK))) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Gives it back.
+pub(crate) fn unlock_own(file: &File) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&whole(nix::libc::F_UNLCK)))?;
+    Ok(())
+}
+
+/// A lock on all of a file: from its start, without an end.
+fn whole(kind: i32) -> nix::libc::flock {
+    let (l_type, l_whence) = (kind as i16, nix::libc::SEEK_SET as i16);
+    nix::libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 }
+}
+
 /// Seals a memfd against every change, further seals included.
 pub(crate) fn seal(memfd: &File) -> io::Result<()> {
     fcntl(memfd, FcntlArg::F_ADD_SEALS(SEALS))?;
@@ -121,6 +147,18 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
 pub(crate) fn time_namespace() -> Option<u64> {
     static INODE: OnceLock<Option<u64>> = OnceLock::new();
     *INODE.get_or_init(|| rustix::fs::stat("/proc/self/ns/time").ok().map(|stat| id(&stat).ino))
+}
+
+/// Makes the number of `fd` stand for what `with` is: whatever it stood for is closed here, and nowhere else. Whoever owns the
+/// number goes on owning it. See `dup3(2)`.
+#[allow(unsafe_code)]
+pub(crate) fn replace(fd: BorrowedFd<'_>, with: BorrowedFd<'_>) {
+    // SAFETY: the number belongs to a live owner, who lends it; it is never closed here, and stays open throughout.
+    let mut owned = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) });
+    if let Err(error) = rustix::io::dup3(with, &mut owned, rustix::io::DupFlags::CLOEXEC) {
+        // EBUSY, while another thread opens a descriptor of this number: it cannot, since the number is open.
+        tracing::error!(event = "not_let_go", %error, "cannot let a socket go");
+    }
 }
 
 /// Takes ownership of a descriptor number that the kernel has just handed to the caller.

@@ -33,3 +33,22 @@ pub(crate) fn monotonic() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
 }
+
+/// Whether this process is the first of its pid namespace: the kernel ends all others with it, and keeps from it the
+/// signals that it does not catch. See `pid_namespaces(7)`.
+pub(crate) fn is_init() -> bool {
+    std::process::id() == 1
+}
+
+/// Whether a signal does what it does in a program that does not know of it. See `sigaction(2)`.
+#[allow(unsafe_code)]
+pub(crate) fn has_default_action(signal: i32) -> io::Result<bool> {
+    let mut current = std::mem::MaybeUninit::<nix::libc::sigaction>::zeroed();
+    // SAFETY: without a new action the call only writes the current one to where the pointer leads.
+    let result = unsafe { nix::libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has written it, and zeroes are one as well.
+    Ok(unsafe { current.assume_init() }.sa_sigaction == nix::libc::SIG_DFL)
+}

@@ -48,6 +48,9 @@ pub const PROTOCOL: VersionRange = VersionRange { min: 1, max: 1 };
 /// The name of the control listener among the descriptors. Names that begin with `@` are the protocol's own.
 pub const CONTROL_NAME: &str = "@control";
 
+/// The name of the file whose lock the process holds that accepts.
+pub const OWNER_NAME: &str = "@owner";
+
 /// An inclusive range of protocol versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VersionRange {
@@ -87,6 +90,11 @@ impl Name {
     /// The name of the control listener, [`CONTROL_NAME`].
     pub fn control() -> Name {
         Name(CONTROL_NAME.into())
+    }
+
+    /// The name of the file whose lock the process holds that accepts, [`OWNER_NAME`].
+    pub fn owner() -> Name {
+        Name(OWNER_NAME.into())
     }
 
     /// The name as text.
@@ -642,8 +650,27 @@ empty_frames! {
     Ready,
     /// The fields of `active`.
     Active,
-    /// The fields of `settled`.
-    Settled,
+}
+
+/// The fields of `settled`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Settled {
+    /// Why the successor's end will be no reason to take back.
+    pub ending: Ending,
+}
+
+/// How a process leaves a service in good order. Whatever is neither is a crash, and is not said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Ending {
+    /// It was told to stop: nobody is to serve.
+    Stopped,
+    /// Its own successor serves, and is past its probation.
+    HandedOver,
+    /// An ending that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// The fields of `upgrade`.
@@ -909,6 +936,11 @@ pub enum WireError {
 }
 
 impl WireError {
+    /// Whether the lines behind this one can still be read.
+    pub fn leaves_the_stream_whole(&self) -> bool {
+        matches!(self, WireError::Malformed(_) | WireError::UnknownType(_))
+    }
+
     /// The code that tells it to the peer.
     pub fn code(&self) -> ErrorCode {
         match self {

@@ -4,13 +4,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-use super::{Carried, Channel, Fill, Point};
+use super::{Carried, Channel, Fill, Point, Stuck};
 use crate::core::wire::{Frame, WireError};
 use crate::core::{Input, Output, Role};
+use crate::driver::arbiter::Arbiter;
 use crate::sys::event::{Interest, Poller};
 use crate::sys::process;
 
@@ -18,6 +19,10 @@ const STREAM: u64 = 0;
 const PEER: u64 = 1;
 /// How many inputs are taken in before the deadline is looked at, so that no peer puts it off by talking.
 const MAX_INPUTS: usize = 4096;
+/// How soon to try again what the kernel would not take: descriptors of others are in flight, or memory is short.
+const RETRY: Duration = Duration::from_millis(10);
+/// For how long.
+const RETRY_FOR: Duration = Duration::from_secs(5);
 
 /// A role and its connection.
 #[derive(Debug)]
@@ -32,6 +37,10 @@ pub(crate) struct Link<R: Role> {
     garbled: bool,
     /// Whether the poller also waits for room to send.
     waits_to_send: bool,
+    /// Since when the kernel takes nothing, and when to try again.
+    stuck: Option<(Instant, Instant)>,
+    /// What the owner of the service holds.
+    pub(crate) arbiter: Option<Arc<Arbiter>>,
     /// The handoff that this connection is for. Entered in steps, which do not wait, and held by whoever logs about it.
     pub(crate) span: Span,
 }
@@ -52,6 +61,8 @@ where
             said_dead: false,
             garbled: false,
             waits_to_send: false,
+            stuck: None,
+            arbiter: None,
             span: Span::none(),
         };
         if let Some(pidfd) = peer {
@@ -67,6 +78,11 @@ where
         Ok(())
     }
 
+    /// Another descriptor of the connection.
+    pub(crate) fn try_clone(&self) -> io::Result<std::os::unix::net::UnixStream> {
+        self.channel.try_clone()
+    }
+
     /// What to wait for between two steps.
     pub(crate) fn poller(&self) -> &Arc<Poller> {
         &self.poller
@@ -74,7 +90,8 @@ where
 
     /// When to step at the latest.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.role.deadline()
+        let retry = self.stuck.map(|(_, again)| again);
+        self.role.deadline().into_iter().chain(retry).min()
     }
 
     pub(crate) fn command(&mut self, command: R::Command) {
@@ -103,12 +120,26 @@ where
             }
             let all_taken_in = inputs < MAX_INPUTS;
             inputs = 0;
-            if self.role.deadline().is_some_and(|deadline| deadline <= now) {
-                self.role.handle(now, Input::Timeout);
+            if self.is_late(now) {
+                self.time_out(now);
             } else if all_taken_in {
                 self.await_room();
                 return None;
             }
+        }
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        self.role.deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// A peer that reads nothing cannot answer what it has not been sent.
+    fn time_out(&mut self, now: Instant) {
+        if let Some(frame) = self.channel.unsent() {
+            self.role.handle(now, Input::Unsent { frame, reason: "the peer reads nothing".to_owned() });
+        }
+        if self.is_late(now) {
+            self.role.handle(now, Input::Timeout);
         }
     }
 
@@ -121,6 +152,12 @@ where
                 Output::Send(frame, fds) => self.send(now, table, &frame, fds),
                 Output::Event(event) => return Some(event),
                 Output::Fence => self.fence(now),
+                Output::Claim => {
+                    let ours = self.arbiter.as_ref().is_none_or(|arbiter| arbiter.claim());
+                    self.role.handle(now, Input::Claimed(ours));
+                }
+                Output::Disclaim => self.arbiter.iter().for_each(|arbiter| arbiter.disclaim()),
+                Output::Withdraw => self.channel.withdraw(),
             }
         }
     }
@@ -149,9 +186,27 @@ where
     pub(crate) fn reach(&mut self, _now: Instant, _point: Point, _tag: &str) {}
 
     fn flush(&mut self, now: Instant, table: &[BorrowedFd<'_>]) {
-        if let Err(error) = self.channel.flush(table) {
-            self.garble(now, WireError::Broken(error.to_string()));
+        match self.channel.flush(table) {
+            Ok(()) => self.stuck = None,
+            Err(Stuck::Unsent { frame, error }) => self.stick(now, frame, &error),
+            Err(Stuck::Broken(error)) => self.garble(now, WireError::Broken(error.to_string())),
         }
+    }
+
+    /// The role hears of it each time that it was tried, and decides whether it is tried again.
+    fn stick(&mut self, now: Instant, frame: &'static str, error: &io::Error) {
+        let (since, again) = self.stuck.unwrap_or((now, now));
+        if now < again {
+            return;
+        }
+        if now.duration_since(since) > RETRY_FOR {
+            self.stuck = None;
+            self.channel.withdraw();
+            return self.garble(now, WireError::Broken(error.to_string()));
+        }
+        tracing::warn!(event = "unsent", frame, %error, "a frame cannot be sent now");
+        self.stuck = Some((since, now + RETRY));
+        self.role.handle(now, Input::Unsent { frame, reason: error.to_string() });
     }
 
     /// Hands the role one thing that has happened. Returns whether there was one.
@@ -165,6 +220,10 @@ where
                 let fds = fds.into_iter().map(R::Fd::from).collect();
                 self.role.handle(now, Input::Frame(frame, fds));
                 self.reach(now, Point::AfterReceive, tag);
+                return true;
+            }
+            Some(Err(error)) if error.leaves_the_stream_whole() => {
+                self.role.handle(now, Input::Garbled(error));
                 return true;
             }
             Some(Err(error)) => {

@@ -45,10 +45,28 @@ pub(crate) struct Channel<F> {
 
 #[derive(Debug)]
 struct Message<F> {
+    frame: &'static str,
     bytes: Vec<u8>,
     sent: usize,
     /// They ride on the first byte, and are forgotten once it is sent.
     descriptors: Vec<F>,
+}
+
+/// Why a frame is still in the queue.
+#[derive(Debug)]
+pub(crate) enum Stuck {
+    /// The kernel would not take the first byte of this one now.
+    Unsent { frame: &'static str, error: io::Error },
+    /// It broke in the middle of a frame.
+    Broken(io::Error),
+}
+
+impl Stuck {
+    pub(crate) fn into_error(self) -> io::Error {
+        match self {
+            Stuck::Unsent { error, .. } | Stuck::Broken(error) => error,
+        }
+    }
 }
 
 /// What a receive found.
@@ -71,7 +89,7 @@ impl<F: Carried> Channel<F> {
     pub(crate) fn queue(&mut self, frame: &impl Frame, descriptors: Vec<F>) {
         let bytes = frame.to_line();
         tracing::trace!(event = "sent", descriptors = descriptors.len(), frame = %shown(&bytes), "sent");
-        self.outbox.push_back(Message { bytes, sent: 0, descriptors });
+        self.outbox.push_back(Message { frame: frame.tag(), bytes, sent: 0, descriptors });
     }
 
     /// How many bytes wait to be sent.
@@ -81,20 +99,39 @@ impl<F: Carried> Channel<F> {
 
     /// Sends as much as goes without waiting. Once the peer has closed its end, there is nobody to send to,
     /// and the queue is dropped: what the peer said before is still to be read.
-    pub(crate) fn flush(&mut self, table: &[BorrowedFd<'_>]) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// What the kernel does not take stays in the queue if it has not begun to leave.
+    pub(crate) fn flush(&mut self, table: &[BorrowedFd<'_>]) -> Result<(), Stuck> {
         while let Some(message) = self.outbox.front_mut() {
             match message.send(&self.stream, table) {
                 Ok(true) => drop(self.outbox.pop_front()),
                 Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_hangup(&error) => {
+                    self.outbox.clear();
+                    return Ok(());
+                }
+                Err(error) if message.sent == 0 => return Err(Stuck::Unsent { frame: message.frame, error }),
                 Err(error) => {
                     self.outbox.clear();
-                    return if is_hangup(&error) { Ok(()) } else { Err(error) };
+                    return Err(Stuck::Broken(error));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The frame that waits for room of which not a byte has left.
+    pub(crate) fn unsent(&self) -> Option<&'static str> {
+        self.outbox.front().filter(|message| message.sent == 0).map(|message| message.frame)
+    }
+
+    /// Forgets the frames of which not a byte has left.
+    pub(crate) fn withdraw(&mut self) {
+        self.outbox.retain(|message| message.sent > 0);
     }
 
     /// Receives once without waiting.
@@ -151,6 +188,13 @@ impl<F: Carried> Channel<F> {
     fn close(&mut self) -> Fill {
         self.closed = true;
         Fill::Closed
+    }
+}
+
+impl<F> Channel<F> {
+    /// Another descriptor of the connection.
+    pub(crate) fn try_clone(&self) -> io::Result<UnixStream> {
+        self.stream.try_clone()
     }
 }
 

@@ -11,6 +11,9 @@ use crate::driver::generation::Generation;
 use crate::driver::giving::{Giving, Milestone, Offer};
 use crate::driver::reception::{Next, Reception};
 use crate::driver::taking::{Found, Search};
+use crate::core::Leave;
+use crate::core::wire::Ending;
+use crate::driver::generation::SETTLE;
 use crate::error::{Error, Failure, PathProblem, Result, StateError};
 use crate::facade::blocking::receive::Inheritance;
 use crate::state::{Received, State};
@@ -38,7 +41,8 @@ pub fn handoff_listen(config: impl Into<Config>) -> Result<Control> {
 
 /// The control socket of a generation that serves. A thread named `fd-handoff` serves those who look.
 ///
-/// Dropping it closes the socket and removes its path, unless the service has been handed over.
+/// Dropped before the service has been handed over, it is the end of a process that has crashed: nobody is told anything,
+/// and whoever has copies of the sockets takes the service once this process is dead. To stop, call [`Control::close`].
 #[derive(Debug)]
 pub struct Control {
     generation: Arc<Generation>,
@@ -64,8 +68,9 @@ impl Control {
     /// [`Error::Closed`] once the service has been handed over.
     pub fn accept(&self) -> Result<Successor> {
         loop {
-            if let Some(giving) = self.generation.try_accept() {
-                return Ok(Successor { giving: giving? });
+            if let Some(arrival) = self.generation.try_accept() {
+                let giving = Giving::new(Arc::clone(&self.generation), arrival?);
+                return Ok(Successor { giving: giving.inspect_err(|_| self.generation.no_successor())? });
             }
             wait(&[self.generation.arrivals.as_fd()], None)?;
         }
@@ -113,10 +118,33 @@ impl Control {
     }
 }
 
+    /// Stops the service in good order: its predecessors, should any still drain, let go of their copies of every
+    /// socket, and then the control socket is closed and its path removed. Close your own sockets before, and a start that
+    /// comes after this finds every address free.
+    ///
+    /// Not to be called after a handoff: the service is another process's.
+    pub fn close(self) {
+        self.generation.wind_up(Ending::Stopped);
+        let until = Instant::now() + SETTLE + SETTLE;
+        while !self.generation.has_let_go() && Instant::now() < until {
+            pause(wait_readable(&[self.generation.let_go.as_fd()], Some(until)));
+        }
+        self.generation.leave(Leave::Stopped);
+    }
+
+    /// This process owns the service and cannot serve: it has stopped accepting, if it ever did. A predecessor that still
+    /// drains, or watches, hears the reason and takes the service back at once.
+    ///
+    /// An error that is merely returned from `main` leads there as well, once the kernel says that this process is dead.
+    pub fn fail(self, reason: impl std::fmt::Display) {
+        self.generation.fail(&reason.to_string());
+    }
+}
+
 impl Drop for Control {
     fn drop(&mut self) {
-        self.generation.close();
-        if let Some(background) = self.background.take().filter(|_| self.generation.board().is_done()) {
+        self.generation.leave(Leave::Crashed);
+        if let Some(background) = self.background.take().filter(|_| self.generation.is_done()) {
             // It has nothing to say, and a panic in it has been printed.
             let _ = background.join();
         }
@@ -155,11 +183,10 @@ impl Successor {
     ///
     /// A [`Failure`]; this process still owns the service.
     pub fn offer(mut self, mut offer: Offer<'_>) -> Result<Ready, Failure> {
-        let generation = Arc::clone(self.giving.generation());
         let snapshot = offer.take_state().map(State::seal).transpose();
         let table = snapshot
             .map_err(Error::from)
-            .and_then(|snapshot| self.giving.offer(offer, snapshot, generation.listener.as_fd()));
+            .and_then(|snapshot| self.giving.offer(offer, snapshot));
         let table = table.map_err(|error| self.giving.give_up(error))?;
         self.giving.wait_for(&table, |milestone| matches!(milestone, Milestone::Ready))?;
         Ok(Ready { giving: self.giving })
@@ -197,10 +224,6 @@ impl Ready {
         self.giving.abort(reason);
     }
 
-    /// Gives up where the last state could not be made.
-    pub(crate) fn check<T>(&mut self, last: Result<T, StateError>) -> Result<T, Failure> {
-        last.map_err(|error| self.giving.give_up(error.into()))
-    }
 }
 
 /// The service is the successor's. Drain, then say farewell.
@@ -245,7 +268,10 @@ impl Released {
             match self.giving.poll(&[]) {
                 Some(Milestone::Over(failure)) => return Err(failure),
                 Some(_) => {}
-                None if self.giving.is_done() => return lost.map_or(Ok(()), Err),
+                None if self.giving.is_done() => {
+                    self.giving.generation().leave(Leave::HandedOver);
+                    return lost.map_or(Ok(()), Err);
+                }
                 None => self.giving.wait(&[], None),
             }
         }
@@ -265,16 +291,6 @@ impl Released {
             }
         }
         Ok(())
-    }
-
-    /// Waits as [`Released::lost`] does, or until one of these is readable.
-    pub(crate) fn lost_or(&mut self, also: BorrowedFd<'_>, until: Option<Instant>) -> Option<Failure> {
-        match self.giving.poll(&[]) {
-            Some(Milestone::Over(failure)) => return Some(failure),
-            Some(_) => return None,
-            None => self.giving.wait(&[also], until),
-        }
-        None
     }
 }
 

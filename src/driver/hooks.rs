@@ -25,6 +25,13 @@ pub(crate) struct Hooks {
     pub(crate) absorb: Option<Absorb>,
 }
 
+impl Hooks {
+    /// Whether the application gives nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.snapshot.is_none() && self.last.is_none() && self.farewell.is_none()
+    }
+}
+
 impl Absorb {
     pub(crate) fn new(absorb: impl FnMut(Received) + Send + 'static) -> Absorb {
         Absorb(Arc::new(Mutex::new(absorb)))
@@ -51,7 +58,6 @@ impl Hook {
     }
 
     /// Whether the application has nothing to give.
-    #[cfg(feature = "tokio")]
     pub(crate) fn is_none(&self) -> bool {
         self.0.is_none()
     }

@@ -1,0 +1,160 @@
+//! An upgrade that was asked for, until its new process asks for the service: that process is started, and seen to.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::CHILD;
+use crate::core::wire::News;
+use crate::driver::child::Spawned;
+use crate::driver::generation::Generation;
+use crate::driver::giving::Giving;
+use crate::driver::launch::Launch;
+use crate::state::caught;
+use crate::sys::event::{Interest, Poller};
+use crate::sys::{limits, process};
+
+#[derive(Debug)]
+pub(super) struct Upgrade {
+    generation: Arc<Generation>,
+    poller: Arc<Poller>,
+    launch: Launch,
+    /// The new process, until it asks for the service.
+    child: Option<Child>,
+    /// By when it has to be ready.
+    limit: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Child {
+    spawned: Spawned,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Upgrade {
+    pub(super) fn new(generation: Arc<Generation>, poller: Arc<Poller>, launch: Launch) -> Upgrade {
+        Upgrade { generation, poller, launch, child: None, limit: None }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.limit
+    }
+
+    pub(super) fn begin(&mut self, timeout: Option<Duration>) {
+        // That of an upgrade before, which was turned away and has not ended.
+        self.dismiss_child();
+        let timeout = timeout.unwrap_or(self.generation.config.timeouts.ready);
+        self.limit = Instant::now().checked_add(timeout);
+        let Some(command) = self.command() else {
+            let generation = self.generation.number;
+            tracing::info!(event = "awaited", generation, "waiting for a new process to take over");
+            let message = "waiting for the new process: start it now".to_owned();
+            return self.generation.tell(News::Awaited, None, None, message);
+        };
+        // Held while the child is started: its table is then made with room for what it opens itself.
+        let _wide = limits::widen_table(self.generation.named(), 0);
+        let started = command.and_then(|mut command| Spawned::start(&mut command).map_err(|error| error.to_string()));
+        match started {
+            Ok(spawned) => self.started(spawned),
+            Err(reason) => {
+                let generation = self.generation.number;
+                tracing::error!(event = "spawn_failed", generation, %reason, "cannot upgrade");
+                self.limit = None;
+                self.generation.upgrade_failed(0, &reason);
+            }
+        }
+    }
+
+    /// What to start; `None` where somebody else does.
+    fn command(&mut self) -> Option<Result<Command, String>> {
+        match &mut self.launch {
+            // A process 1 takes every other one of its pid namespace with it when it ends.
+            Launch::Itself(_) if process::is_init() => None,
+            Launch::Itself(program) => Some(Ok(program.command())),
+            Launch::Command(make) => Some(caught(make.get_mut().unwrap_or_else(PoisonError::into_inner))),
+            Launch::Elsewhere => None,
+        }
+    }
+
+    fn started(&mut self, spawned: Spawned) {
+        let pid = spawned.pid();
+        let generation = self.generation.number;
+        tracing::info!(event = "spawned", generation, successor = pid, "started the new process");
+        self.generation.tell(News::Spawned, Some(pid), None, format!("started process {pid}"));
+        let pidfd = i32::try_from(pid).ok().and_then(|pid| process::pidfd_of(pid).ok());
+        if let Some(pidfd) = &pidfd {
+            if let Err(error) = self.poller.add(pidfd.as_fd(), CHILD, Interest::Read) {
+                // Its end is then found at the deadline.
+                tracing::error!(event = "watch_failed", %error, "cannot watch the new process");
+            }
+        }
+        self.child = Some(Child { spawned, pidfd });
+    }
+
+    /// A successor has asked for the service. The handoff is that of the upgrade, if there is one: with its process, which
+    /// is ended if the handoff fails, and its deadline, which this returns.
+    pub(super) fn send_along(&mut self, giving: &mut Giving) -> Option<Instant> {
+        if let Some(child) = self.take_child() {
+            giving.with_child(child.spawned);
+        }
+        self.limit.take()
+    }
+
+    /// Ends an upgrade whose new process died, is late, or was turned away.
+    pub(super) fn look_after_child(&mut self) {
+        if !self.generation.desk().upgrading {
+            // What turned it away has said so.
+            self.limit = None;
+            return self.dismiss_child();
+        }
+        let late = self.limit.is_some_and(|limit| limit <= Instant::now());
+        let died = self.child.as_ref().is_some_and(Child::is_dead);
+        if !late && !died {
+            return;
+        }
+        self.limit = None;
+        let pid = self.child.as_ref().map_or(0, |child| child.spawned.pid());
+        let reason = match self.take_child() {
+            Some(child) if died => child.spawned.epitaph(),
+            Some(child) => {
+                child.spawned.end_in_background(self.generation.config.timeouts.end);
+                format!("process {pid} did not ask for the service in time")
+            }
+            None => "nobody asked for the service in time".to_owned(),
+        };
+        let (generation, successor) = (self.generation.number, pid);
+        tracing::error!(event = "upgrade_failed", generation, successor, %reason, "the upgrade failed");
+        self.generation.upgrade_failed(pid, &reason);
+    }
+
+    /// The service stops: whoever waits for the outcome of an upgrade hears that there will be none.
+    pub(super) fn give_up(&mut self) {
+        self.limit = None;
+        let pid = self.child.as_ref().map_or(0, |child| child.spawned.pid());
+        self.dismiss_child();
+        if self.generation.awaits_successor() {
+            self.generation.upgrade_failed(pid, "the service was told to stop");
+        }
+    }
+
+    fn dismiss_child(&mut self) {
+        if let Some(child) = self.take_child() {
+            child.spawned.end_in_background(self.generation.config.timeouts.end);
+        }
+    }
+
+    fn take_child(&mut self) -> Option<Child> {
+        let child = self.child.take()?;
+        if let Some(pidfd) = &child.pidfd {
+            self.poller.remove(pidfd.as_fd());
+        }
+        Some(child)
+    }
+}
+
+impl Child {
+    fn is_dead(&self) -> bool {
+        self.pidfd.as_ref().is_some_and(|pidfd| process::is_dead(pidfd.as_fd()))
+    }
+}
