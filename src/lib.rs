@@ -219,7 +219,7 @@ pub use facade::blocking::{
 };
 #[cfg(feature = "tokio")]
 pub use facade::tokio;
-pub use facade::{Finish, HandoffBuilder};
+pub use facade::{Finish, HandoffBuilder, form};
 pub use state::{Received, State};
 
 /// The README's program, compiled.

@@ -235,7 +235,7 @@ impl<S: AsFd> AsFd for Connection<S> {
 
 /// How many connections there are.
 #[derive(Debug, Clone)]
-pub(crate) struct Connections(Arc<Counter>);
+pub struct Connections(Arc<Counter>);
 
 #[derive(Debug)]
 struct Counter {
