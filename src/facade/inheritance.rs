@@ -1,5 +1,6 @@
 //! What a new generation begins with, in either form.
 
+use std::fmt::Display;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
@@ -13,7 +14,8 @@ use crate::state::Received;
 /// What a new generation begins with: descriptors by name, and the snapshot. Empty on a cold start.
 /// [`crate::Inheritance`], and [`crate::tokio::Inheritance`] on tokio.
 ///
-/// Dropping it gives the handoff up; the predecessor goes on serving.
+/// Dropping it gives the handoff up; the predecessor goes on serving, and is told what the last call failed of, if it
+/// did. [`Inheritance::fail`] names another reason.
 #[derive(Debug)]
 pub struct Inheritance<F> {
     pub(super) inherited: Inherited,
@@ -44,7 +46,7 @@ impl<F: Form> Inheritance<F> {
     ///
     /// [`Error::WrongKind`] where it is something else, [`Error::Several`] where the name stands for a group.
     pub fn take<T: Inheritable>(&mut self, name: &str) -> Result<Option<T>> {
-        self.inherited.take(name)
+        self.noting(|it| it.take(name))
     }
 
     /// Takes all the descriptors of this name, in the order in which they were offered.
@@ -53,7 +55,7 @@ impl<F: Form> Inheritance<F> {
     ///
     /// [`Error::WrongKind`] where one of them is something else; then none is taken.
     pub fn take_all<T: Inheritable>(&mut self, name: &str) -> Result<Vec<T>> {
-        self.inherited.take_all(name)
+        self.noting(|it| it.take_all(name))
     }
 
     /// Takes the descriptor of this name, or else makes it.
@@ -66,7 +68,7 @@ impl<F: Form> Inheritance<F> {
         T: Inheritable + AsFd,
         E: Into<std::io::Error>,
     {
-        self.inherited.take_or_else(name, make)
+        self.noting(|it| it.take_or_else(name, make))
     }
 
     /// The inherited listener of this name, or else a new one, bound to `addr`. Port 0 stands for any port.
@@ -75,8 +77,10 @@ impl<F: Form> Inheritance<F> {
     ///
     /// [`Error::AddressChanged`] where the inherited one is bound elsewhere, and what `bind(2)` says.
     pub fn tcp_listener(&mut self, name: &str, addr: SocketAddr) -> Result<F::TcpListener> {
-        let (_, listener) = self.inherited.take_bound(name, addr, TcpListener::bind)?;
-        F::tcp_listener(listener).map_err(waiting_on(name))
+        self.noting(|it| {
+            let (_, listener) = it.take_bound(name, addr, TcpListener::bind)?;
+            F::tcp_listener(listener).map_err(waiting_on(name))
+        })
     }
 
     /// The inherited UDP socket of this name, or else a new one, bound to `addr`. Port 0 stands for any port.
@@ -85,8 +89,10 @@ impl<F: Form> Inheritance<F> {
     ///
     /// As [`Inheritance::tcp_listener`].
     pub fn udp_socket(&mut self, name: &str, addr: SocketAddr) -> Result<F::UdpSocket> {
-        let (_, socket) = self.inherited.take_bound(name, addr, UdpSocket::bind)?;
-        F::udp_socket(socket).map_err(waiting_on(name))
+        self.noting(|it| {
+            let (_, socket) = it.take_bound(name, addr, UdpSocket::bind)?;
+            F::udp_socket(socket).map_err(waiting_on(name))
+        })
     }
 
     /// Names a socket or file in `status` that this program made in another way.
@@ -95,7 +101,7 @@ impl<F: Form> Inheritance<F> {
     ///
     /// A name that is not allowed, or a descriptor that cannot be examined.
     pub fn register(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
-        self.inherited.register(name, fd)
+        self.noting(|it| it.register(name, fd))
     }
 
     /// The snapshot's bytes, if there is one.
@@ -106,6 +112,21 @@ impl<F: Form> Inheritance<F> {
     /// Tells the predecessor how the initialisation goes, and begins its ready deadline anew.
     pub fn progress(&mut self, message: &str) {
         self.inherited.progress(message);
+    }
+
+    /// Gives the handoff up, and tells the predecessor why: the reason is in its log and its `status`. On a cold start
+    /// there is nobody to tell.
+    ///
+    /// Dropping this gives the handoff up as well. The reason is then the error that its last call returned, if it did:
+    /// in a `main` that returns errors, `?` is enough.
+    pub fn fail(self, reason: impl Display) {
+        self.inherited.fail(&reason.to_string());
+    }
+
+    /// Runs a call of the application's, and remembers why it failed.
+    fn noting<T>(&mut self, call: impl FnOnce(&mut Inherited) -> Result<T>) -> Result<T> {
+        let done = call(&mut self.inherited);
+        self.inherited.noted(done)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A service that initialises, in either form.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -22,7 +23,8 @@ use crate::state::State;
 /// A service that initialises. On an upgrade its predecessor serves meanwhile. [`crate::Starting`], and
 /// [`crate::tokio::Starting`] on tokio.
 ///
-/// Dropping it gives the handoff up; the predecessor goes on serving.
+/// Dropping it gives the handoff up; the predecessor goes on serving, and is told what the last call failed of, if it
+/// did. [`Starting::fail`] names another reason.
 #[derive(Debug)]
 pub struct Starting<F: Form> {
     pub(super) inheritance: Inheritance<F>,
@@ -42,10 +44,11 @@ impl<F: Form> Starting<F> {
     /// What the kernel says where connections cannot be counted.
     pub(super) fn begin(mut inheritance: Inheritance<F>, how: Plan) -> Result<Starting<F>> {
         inheritance.inherited.operated = true;
+        let connections = F::connections().map_err(Error::io("count connections"));
         Ok(Starting {
+            connections: inheritance.inherited.noted(connections)?,
             inheritance,
             registry: Registry::default(),
-            connections: F::connections().map_err(Error::io("count connections"))?,
             hooks: Hooks::default(),
             operation: how.operation,
             announcer: how.announcer,
@@ -83,10 +86,11 @@ impl<F: Form> Starting<F> {
         addr: SocketAddr,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<F::Acceptor<F::TcpListener>> {
-        self.registry.claim(name)?;
-        let (facts, listener) = registry::tcp_listener(&mut self.inheritance.inherited, name, addr, &mut options)?;
-        let gated = F::accept_tcp(listener, &self.connections).map_err(waiting_on(name))?;
-        Ok(self.accept_behind(facts, gated))
+        self.under(name, |it| {
+            let (facts, listener) = registry::tcp_listener(&mut it.inheritance.inherited, name, addr, &mut options)?;
+            let gated = F::accept_tcp(listener, &it.connections).map_err(waiting_on(name))?;
+            Ok(it.accept_behind(facts, gated))
+        })
     }
 
     /// The inherited UDP socket of this name, or else a new one, bound to `addr`. Port 0 stands for any port. Stop
@@ -110,10 +114,11 @@ impl<F: Form> Starting<F> {
         addr: SocketAddr,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<F::UdpSocket> {
-        self.registry.claim(name)?;
-        let socket = registry::udp_socket(&mut self.inheritance.inherited, name, addr, &mut options)?;
-        self.keep(name, &socket)?;
-        F::udp_socket(socket).map_err(waiting_on(name))
+        self.under(name, |it| {
+            let socket = registry::udp_socket(&mut it.inheritance.inherited, name, addr, &mut options)?;
+            it.keep(name, &socket)?;
+            F::udp_socket(socket).map_err(waiting_on(name))
+        })
     }
 
     /// The inherited Unix listener of this name, or else a new one at `path`. A socket there that nobody listens on is
@@ -137,11 +142,12 @@ impl<F: Form> Starting<F> {
         path: impl AsRef<Path>,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<F::Acceptor<F::UnixListener>> {
-        self.registry.claim(name)?;
-        let inherited = &mut self.inheritance.inherited;
-        let (facts, listener) = registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut options)?;
-        let gated = F::accept_unix(listener, &self.connections).map_err(waiting_on(name))?;
-        Ok(self.accept_behind(facts, gated))
+        self.under(name, |it| {
+            let inherited = &mut it.inheritance.inherited;
+            let (facts, listener) = registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut options)?;
+            let gated = F::accept_unix(listener, &it.connections).map_err(waiting_on(name))?;
+            Ok(it.accept_behind(facts, gated))
+        })
     }
 
     /// The inherited Unix datagram socket of this name, or else a new one at `path`, as with
@@ -165,12 +171,13 @@ impl<F: Form> Starting<F> {
         path: impl AsRef<Path>,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<F::UnixDatagram> {
-        self.registry.claim(name)?;
-        let inherited = &mut self.inheritance.inherited;
-        let (_, socket): (_, UnixDatagram) =
-            registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
-        self.keep(name, &socket)?;
-        F::unix_datagram(socket).map_err(waiting_on(name))
+        self.under(name, |it| {
+            let inherited = &mut it.inheritance.inherited;
+            let (_, socket): (_, UnixDatagram) =
+                registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
+            it.keep(name, &socket)?;
+            F::unix_datagram(socket).map_err(waiting_on(name))
+        })
     }
 
     /// The inherited Unix seqpacket listener of this name, or else a new one at `path`, as with
@@ -186,12 +193,13 @@ impl<F: Form> Starting<F> {
         path: impl AsRef<Path>,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<OwnedFd> {
-        self.registry.claim(name)?;
-        let inherited = &mut self.inheritance.inherited;
-        let (_, socket): (_, OwnedFd) =
-            registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
-        self.keep(name, &socket)?;
-        Ok(socket)
+        self.under(name, |it| {
+            let inherited = &mut it.inheritance.inherited;
+            let (_, socket): (_, OwnedFd) =
+                registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
+            it.keep(name, &socket)?;
+            Ok(socket)
+        })
     }
 
     /// The inherited descriptor of this name, or else what `make` makes: for a socket or file of any other kind. It is
@@ -205,10 +213,11 @@ impl<F: Form> Starting<F> {
         T: Inheritable + AsFd,
         E: Into<std::io::Error>,
     {
-        self.registry.claim(name)?;
-        let taken = self.inheritance.take_or_else(name, make)?;
-        self.keep(name, &taken)?;
-        Ok(taken)
+        self.under(name, |it| {
+            let taken = it.inheritance.take_or_else(name, make)?;
+            it.keep(name, &taken)?;
+            Ok(taken)
+        })
     }
 
     /// All the inherited descriptors of this name, in their order. They are offered to a successor only if they are
@@ -226,6 +235,11 @@ impl<F: Form> Starting<F> {
         self.inheritance.progress(message);
     }
 
+    /// Gives the handoff up, and tells the predecessor why, as [`Inheritance::fail`] does.
+    pub fn fail(self, reason: impl Display) {
+        self.inheritance.fail(reason);
+    }
+
     /// Gives the snapshot, each time that a successor comes: a large part of the state, taken while serving. Nothing is
     /// lost where it panics: that handoff fails. On tokio, this and the other two are called on a thread for blocking
     /// work.
@@ -241,6 +255,12 @@ impl<F: Form> Starting<F> {
     /// Gives what the last connections have changed since then, when they have ended.
     pub fn on_farewell<S: Into<Option<State>>>(&mut self, farewell: impl FnMut() -> S + Send + 'static) {
         self.hooks.farewell = Hook::new(farewell);
+    }
+
+    /// Runs a call of the application's for a name that is free, and remembers why it failed.
+    fn under<T>(&mut self, name: &str, call: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let done = self.registry.claim(name).and_then(|()| call(self));
+        self.inheritance.inherited.noted(done)
     }
 
     fn accept_behind<A>(&mut self, facts: Arc<Entry>, gated: Gated<A>) -> A {

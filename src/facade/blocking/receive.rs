@@ -49,7 +49,7 @@ fn receive(mut transfer: Transfer) -> Result<Inherited> {
 /// What a new generation begins with: descriptors by name, and the snapshot. Empty on a cold start.
 ///
 /// Dropping it gives the handoff up; the predecessor goes on serving. What does not wait is said once for both
-/// forms, by [`form::Inheritance`].
+/// forms, by [`form::Inheritance`]: what it takes and binds, and how to give up with a reason.
 pub type Inheritance = form::Inheritance<Blocking>;
 
 impl Inheritance {
@@ -72,7 +72,7 @@ impl Inheritance {
         &self,
         decode: impl FnOnce(&Received) -> Result<T, StateError>,
     ) -> Result<Option<T>, StateError> {
-        self.received().map(decode).transpose()
+        self.inherited.noted(self.received().map(decode).transpose())
     }
 
     /// Says that this process can serve, and waits until the predecessor has stopped accepting. When it
@@ -87,14 +87,15 @@ impl Inheritance {
     pub fn ready(self) -> Result<Control> {
         let (mut readied, reception) = self.inherited.ready()?;
         // If the handoff fails, dropping it ends the background again.
-        let control = Control::begin(Arc::clone(readied.generation()), reception)?;
+        let control = readied.noted(Control::begin(Arc::clone(readied.generation()), reception))?;
         loop {
             if let Some(takeover) = readied.poll() {
                 readied.own(takeover?);
                 return Ok(control);
             }
             if let Some(link) = readied.link() {
-                wait_readable(&[link.poller().as_fd()], link.deadline()).map_err(Error::io("wait"))?;
+                let waited = wait_readable(&[link.poller().as_fd()], link.deadline());
+                readied.noted(waited.map_err(Error::io("wait")))?;
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::state::Received;
 /// A service that initialises. On an upgrade its predecessor serves meanwhile.
 ///
 /// Dropping it gives the handoff up; the predecessor goes on serving. What does not wait is said once for both
-/// forms, by [`form::Starting`].
+/// forms, by [`form::Starting`]: what it takes and binds, and how to give up with a reason.
 pub type Starting = form::Starting<Blocking>;
 
 impl HandoffBuilder<Handoff> {
@@ -62,7 +62,7 @@ impl Starting {
     /// As [`Inheritance::ready`](crate::Inheritance::ready).
     pub fn ready(self) -> Result<Handoff> {
         let Starting { inheritance, registry, connections, hooks, operation, announcer, drain } = self;
-        let steward = Steward::prepare(operation)?;
+        let steward = inheritance.inherited.noted(Steward::prepare(operation))?;
         let control = inheritance.ready()?;
         let generation = Arc::clone(control.inner());
         let steward = steward.appoint(Arc::clone(&generation))?;

@@ -45,7 +45,7 @@ async fn receive(mut transfer: Transfer) -> Result<Inherited> {
 /// [`crate::Inheritance`] on tokio: what a new generation begins with. Empty on a cold start.
 ///
 /// Dropping it gives the handoff up; the predecessor goes on serving. What does not wait is said once for both
-/// forms, by [`form::Inheritance`].
+/// forms, by [`form::Inheritance`]: what it takes and binds, and how to give up with a reason.
 pub type Inheritance = form::Inheritance<Tokio>;
 
 impl Inheritance {
@@ -69,7 +69,8 @@ impl Inheritance {
         decode: impl FnOnce(&Received) -> Result<T, StateError> + Send + 'static,
     ) -> Result<Option<T>, StateError> {
         let Some(state) = self.inherited.state().cloned() else { return Ok(None) };
-        off_runtime(move || decode(&state)).await.map(Some)
+        let decoded = off_runtime(move || decode(&state)).await;
+        self.inherited.noted(decoded.map(Some))
     }
 
     /// [`crate::Inheritance::ready`] on tokio. Cancelling it gives the handoff up.
@@ -80,8 +81,9 @@ impl Inheritance {
     pub async fn ready(self) -> Result<Control> {
         let (mut readied, reception) = self.inherited.ready()?;
         // If the handoff fails, dropping it ends the background again.
-        let control = Control::begin(Arc::clone(readied.generation()), reception)?;
-        let poller = readied.link().map(|link| Watched::new(Arc::clone(link.poller()))).transpose()?;
+        let control = readied.noted(Control::begin(Arc::clone(readied.generation()), reception))?;
+        let poller = readied.link().map(|link| Watched::new(Arc::clone(link.poller()))).transpose();
+        let poller = readied.noted(poller)?;
         loop {
             if let Some(takeover) = readied.poll() {
                 readied.own(takeover?);

@@ -14,7 +14,7 @@ use crate::state::Received;
 /// [`crate::Starting`] on tokio: a service that initialises. On an upgrade its predecessor serves meanwhile.
 ///
 /// Dropping it gives the handoff up; the predecessor goes on serving. What does not wait is said once for both
-/// forms, by [`form::Starting`].
+/// forms, by [`form::Starting`]: what it takes and binds, and how to give up with a reason.
 pub type Starting = form::Starting<Tokio>;
 
 impl HandoffBuilder<Handoff> {
@@ -59,7 +59,7 @@ impl Starting {
     /// As there.
     pub async fn ready(self) -> Result<Handoff> {
         let Starting { inheritance, registry, connections, hooks, operation, announcer, drain } = self;
-        let steward = Steward::prepare(operation)?;
+        let steward = inheritance.inherited.noted(Steward::prepare(operation))?;
         let control = inheritance.ready().await?;
         let generation = Arc::clone(control.inner());
         let steward = Some(Stewarding::Idle(steward.appoint(Arc::clone(&generation))?));
