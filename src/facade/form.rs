@@ -1,4 +1,4 @@
-//! What both forms say alike, said once: [`Starting`], [`Inheritance`] and [`Handle`] of a [`Form`].
+//! What both forms say alike, said once: [`Starting`], [`Inheritance`], [`Handle`] and [`Connection`] of a [`Form`].
 //!
 //! A program names them as [`crate::Starting`] or [`crate::tokio::Starting`], and needs nothing from here. What
 //! waits, and so differs, is on the type of the one form or the other: [`crate::Starting::ready`] blocks, and
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::registry::{Shared, Shuts};
 
 pub use super::blocking::form::Blocking;
+pub use super::connection::Connection;
 pub use super::handle::Handle;
 pub use super::inheritance::Inheritance;
 pub use super::starting::Starting;

@@ -3,6 +3,7 @@
 
 mod announcer;
 pub(crate) mod blocking;
+mod connection;
 pub mod form;
 mod handle;
 mod hooks;
