@@ -170,7 +170,8 @@
 //! # Observing it
 //!
 //! Events go to [`tracing`](https://docs.rs/tracing), each with a stable name in the field `event`, in one span for each
-//! handoff. `tracing_subscriber::fmt::init()` at the top of `main` shows them. `status` at the control socket has the
+//! handoff. `tracing_subscriber::fmt::init()` at the top of `main` shows them. A new process that gives up says why: what the
+//! last call of its [`Starting`] failed of, or what it gives to [`Starting::fail`]. `status` at the control socket has the
 //! last attempts, with how long each step took: `pause_us` is the time in which nobody accepted. `docs/observability.md`
 //! lists all of it.
 //!
@@ -219,7 +220,7 @@ pub use facade::blocking::{
 };
 #[cfg(feature = "tokio")]
 pub use facade::tokio;
-pub use facade::{Finish, HandoffBuilder};
+pub use facade::{Finish, HandoffBuilder, form};
 pub use state::{Received, State};
 
 /// The README's program, compiled.

@@ -287,7 +287,8 @@ impl Lifecycle {
     /// Whether the control socket needs nobody any more. While a handoff is under way this generation's own predecessor is
     /// heard, whose last words are to be passed on.
     pub fn is_done(&self) -> bool {
-        self.left.is_some() && (self.left == Some(Leave::Crashed) || self.successor.is_none() || self.predecessor.is_none())
+        self.left.is_some()
+            && (self.left == Some(Leave::Crashed) || self.successor.is_none() || self.predecessor.is_none())
     }
 }
 

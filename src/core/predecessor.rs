@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};
 use crate::core::wire::{
-    Abort, ClientFrame, Descriptors, Draining, Ending, Entry, ErrorCode, Failure, Farewell, MAX_BATCH, MAX_FAREWELLS, MAX_LINE,
-    MAX_TEXT, MAX_UNACKNOWLEDGED, Offer, Receive, Received, Release, ServerFrame, Settled, Snapshot, StateInfo, WireError,
-    shorten,
+    Abort, ClientFrame, Descriptors, Draining, Ending, Entry, ErrorCode, Failure, Farewell, MAX_BATCH, MAX_FAREWELLS,
+    MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Offer, Receive, Received, Release, ServerFrame, Settled, Snapshot,
+    StateInfo, WireError, shorten,
 };
 
 /// The giving side of one handoff, from `receive` on.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ struct Board {
     /// Who wants to hear how the upgrade under way ends.
     asker: Asker,
     /// Lets go of what else there are copies of: the application's sockets.
-    holdings: Option<Box<dyn FnOnce() + Send>>,
+    holdings: Option<Box<dyn FnOnce(BorrowedFd<'_>) + Send>>,
     letting_go: LettingGo,
     /// Whether the predecessor would take back.
     watched: bool,
@@ -601,8 +601,8 @@ impl Generation {
         self.board().word.clone()
     }
 
-    /// What is to be let go besides the control socket.
-    pub(crate) fn holds(&self, holdings: impl FnOnce() + Send + 'static) {
+    /// What is to be let go besides the control socket: it gets the descriptor that is to take the place of each.
+    pub(crate) fn holds(&self, holdings: impl FnOnce(BorrowedFd<'_>) + Send + 'static) {
         self.board().holdings = Some(Box::new(holdings));
     }
 
@@ -640,7 +640,7 @@ impl Generation {
         let holdings = board.holdings.take();
         board.letting_go = LettingGo::Done;
         drop(board);
-        holdings.into_iter().for_each(|let_go| let_go());
+        holdings.into_iter().for_each(|let_go| let_go(self.let_go.as_fd()));
         file::replace(self.listener.as_fd(), self.let_go.as_fd());
         self.let_go.raise();
         self.requests.raise();

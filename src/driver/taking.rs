@@ -1,10 +1,11 @@
 //! The successor's side of one handoff, without the waiting: what the blocking and the tokio calls share.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::Span;
@@ -25,6 +26,7 @@ use crate::driver::reception::Reception;
 use crate::driver::signals::Caught;
 use crate::error::{Error, PathProblem, Result};
 use crate::state::Received;
+use crate::sys::event::Poller;
 use crate::sys::{file, limits, process, socket};
 
 /// How many times to look for the service again when the one that was found is lost on the way.
@@ -229,7 +231,13 @@ impl Transfer {
             named: Named::default(),
             operated: false,
             arbiter: self.link.arbiter.clone(),
-            source: Source::Predecessor(Box::new(Claim { offer, laps, link: Some(self.link), failed: None })),
+            source: Source::Predecessor(Box::new(Claim {
+                offer,
+                laps,
+                link: Some(self.link),
+                failed: None,
+                last_error: Mutex::default(),
+            })),
         }
     }
 }
@@ -272,7 +280,7 @@ enum Source {
     Predecessor(Box<Claim>),
 }
 
-/// A complete transfer that has not come to its end. Dropped before that, it is given up, with a word.
+/// A complete transfer that has not come to its end. Dropped before that, it is given up, and says why.
 #[derive(Debug)]
 struct Claim {
     offer: Box<wire::Offer>,
@@ -281,6 +289,8 @@ struct Claim {
     link: Option<Link<Successor<OwnedFd>>>,
     /// How the handoff ended, where that was heard before ready, which reports it.
     failed: Option<Cause>,
+    /// What the application's last call failed of, if it did: the reason, should it now give up.
+    last_error: Mutex<Option<String>>,
 }
 
 impl Claim {
@@ -298,7 +308,12 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.say(Command::Abort(Cause::Here("the successor's application gave up".to_owned())));
+        let last_error = self.last_error.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let reason = last_error.unwrap_or_else(|| {
+            let how = if std::thread::panicking() { "panicked" } else { "gave up" };
+            format!("the successor's application {how}")
+        });
+        self.say(Command::Abort(Cause::Here(reason)));
     }
 }
 
@@ -416,8 +431,20 @@ impl Inherited {
         fd
     }
 
+    /// Remembers what a call of the application's failed of. One that goes well later tells that it was no reason to
+    /// give up.
+    pub(crate) fn noted<T, E: fmt::Display>(&self, done: Result<T, E>) -> Result<T, E> {
+        self.source.noted(done)
+    }
+
+    /// Gives the handoff up. On a cold start there is nobody to tell.
+    pub(crate) fn fail(self, reason: &str) {
+        let _ = self.noted::<(), _>(Err(reason));
+    }
+
     pub(crate) fn progress(&mut self, message: &str) {
         if let Source::Predecessor(claim) = &mut self.source {
+            claim.last_error = Mutex::default();
             claim.say(Command::Progress(message.to_owned()));
         }
     }
@@ -428,7 +455,7 @@ impl Inherited {
         let unclaimed = self.unclaimed.names();
         if !unclaimed.is_empty() {
             if self.config.strict {
-                return Err(Error::Unclaimed(unclaimed));
+                return self.source.noted(Err(Error::Unclaimed(unclaimed)));
             }
             tracing::warn!(event = "unclaimed", names = ?unclaimed, "closing inherited descriptors that nobody took");
         }
@@ -437,8 +464,8 @@ impl Inherited {
         let arbiter = self.arbiter.or_else(|| without_proc(Arbiter::new()).map(Arc::new));
         let origin = Origin { number, path, named: self.named, operated: self.operated, arbiter };
         let generation = Generation::new(self.config, self.place, self.control, origin)
-            .map_err(Error::io("set up the new generation"))?;
-        let generation = Arc::new(generation);
+            .map_err(Error::io("set up the new generation"));
+        let generation = Arc::new(self.source.noted(generation)?);
         if self.source.is_cold() {
             // Now, rather than when a child is started for the first upgrade: twice what a generation needs itself, since
             // its table will be made with room for that of the next.
@@ -447,7 +474,8 @@ impl Inherited {
         }
         let predecessor = self.source.link().map(Link::poller);
         let reception = Reception::new(Arc::clone(&generation), signals, predecessor.map(AsRef::as_ref))
-            .map_err(Error::io("set up the control socket"))?;
+            .map_err(Error::io("set up the control socket"));
+        let reception = self.source.noted(reception)?;
         Ok((Prepared { generation, source: self.source }, reception))
     }
 }
@@ -462,6 +490,16 @@ pub(crate) struct Prepared {
 impl Prepared {
     pub(crate) fn generation(&self) -> &Arc<Generation> {
         &self.generation
+    }
+
+    /// What to wait for once it has said so; nothing on a cold start.
+    pub(crate) fn poller(&self) -> Option<Arc<Poller>> {
+        self.source.link().map(|link| Arc::clone(link.poller()))
+    }
+
+    /// [`Inherited::noted`].
+    pub(crate) fn noted<T>(&self, done: Result<T>) -> Result<T> {
+        self.source.noted(done)
     }
 
     /// Says that this process can serve.
@@ -502,6 +540,14 @@ impl Source {
         }
     }
 
+    fn noted<T, E: fmt::Display>(&self, done: Result<T, E>) -> Result<T, E> {
+        if let Source::Predecessor(claim) = self {
+            let last_error = done.as_ref().err().map(ToString::to_string);
+            *claim.last_error.lock().unwrap_or_else(PoisonError::into_inner) = last_error;
+        }
+        done
+    }
+
     fn generation(&self) -> u64 {
         match self {
             Source::Cold(_) => 1,
@@ -534,6 +580,11 @@ pub(crate) struct Takeover {
 }
 
 impl Readied {
+    /// [`Inherited::noted`].
+    pub(crate) fn noted<T>(&self, done: Result<T>) -> Result<T> {
+        self.source.noted(done)
+    }
+
     /// What to wait for; nothing on a cold start.
     pub(crate) fn link(&self) -> Option<&Link<Successor<OwnedFd>>> {
         self.source.link()

@@ -1,8 +1,8 @@
 //! A thread that the application's own code runs on, so that nothing else waits for it.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 
 use crate::sys::event::Signal;
@@ -21,7 +21,7 @@ pub(crate) struct Worker {
 
 /// What a job will give.
 #[derive(Debug)]
-pub(crate) struct Pending<T>(Receiver<T>);
+pub(crate) struct Pending<T>(Arc<Mutex<Option<T>>>);
 
 impl Worker {
     /// # Errors
@@ -44,11 +44,12 @@ impl Worker {
 
     /// Runs this after what was asked for before. `done` is raised when it has returned.
     pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Pending<T> {
-        let (give, given) = channel();
-        let done = Arc::clone(&self.done);
+        let given = Arc::new(Mutex::new(None));
+        let (give, done) = (Arc::clone(&given), Arc::clone(&self.done));
         // The thread lives as long as this does, and whoever asked may have gone.
         let _ = self.jobs.send(Box::new(move || {
-            let _ = give.send(job());
+            let it = job();
+            *give.lock().unwrap_or_else(PoisonError::into_inner) = Some(it);
             done.raise();
         }));
         Pending(given)
@@ -58,6 +59,6 @@ impl Worker {
 impl<T> Pending<T> {
     /// What it gave, if it has.
     pub(crate) fn take(&self) -> Option<T> {
-        self.0.try_recv().ok()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

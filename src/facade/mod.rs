@@ -3,8 +3,12 @@
 
 mod announcer;
 pub(crate) mod blocking;
-mod hooks;
+mod connection;
+pub mod form;
+mod handle;
+mod inheritance;
 pub(crate) mod registry;
+mod starting;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
@@ -15,7 +19,6 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 pub(crate) use announcer::Announcer;
-pub(crate) use hooks::{Absorb, Hook, Hooks};
 
 use crate::config::{Config, FOREVER};
 use crate::driver::SignalKind;
@@ -32,14 +35,11 @@ pub enum Finish {
     Resume,
 }
 
-/// How often a drain says how far it is.
-pub(crate) const TELL: Duration = Duration::from_millis(250);
-
 /// How long the drain deadline that the successor is told of lies beyond this process's own: the farewell is said at
 /// the end of the drain, and has to arrive.
 const FAREWELL_ALLOWANCE: Duration = Duration::from_secs(2);
 
-/// How a service is to be run; `H` is the form, [`Handoff`](crate::Handoff) or
+/// How a service is to be run; `H` is what it becomes, [`Handoff`](crate::Handoff) or
 /// [`tokio::Handoff`](crate::tokio::Handoff).
 #[derive(Debug)]
 pub struct HandoffBuilder<H> {
@@ -52,7 +52,6 @@ pub struct HandoffBuilder<H> {
 /// A builder that has become what it was to build.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) config: Config,
     pub(crate) operation: Operation,
     pub(crate) announcer: Announcer,
     /// How long this process may drain.
@@ -75,8 +74,11 @@ impl<H> HandoffBuilder<H> {
     }
 
     /// A signal that stops the service. Default: none; the control socket and
-    /// [`Handle::stop`](crate::Handle::stop) always can. A process that drains does not hear it any more: the drain
-    /// deadline ends it.
+    /// [`Handle::stop`](crate::Handle::stop) always can.
+    ///
+    /// It is heard from `start` on, also as process 1. A process that still initialises ends, as a program does that
+    /// does not catch the signal, and its predecessor hears why. One that drains goes on, and ends at once when it is told
+    /// a second time. After [`Finish::Exit`] the signal does what it does by default.
     #[must_use]
     pub fn stop_on(mut self, signal: SignalKind) -> Self {
         self.operation.stop_on.push(signal);
@@ -124,10 +126,10 @@ impl<H> HandoffBuilder<H> {
         self
     }
 
-    pub(crate) fn plan(self) -> Plan {
+    pub(crate) fn plan(self) -> (Config, Plan) {
         let drain = self.config.timeouts.drain.min(FOREVER);
         let allowed = drain.saturating_add(FAREWELL_ALLOWANCE);
         let config = self.config.timeouts(|timeouts| timeouts.drain = allowed);
-        Plan { config, operation: self.operation, announcer: self.announcer, drain }
+        (config, Plan { operation: self.operation, announcer: self.announcer, drain })
     }
 }

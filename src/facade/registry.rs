@@ -19,8 +19,8 @@ use crate::driver::descriptor::{Inheritable, Shared, application_name, named};
 use crate::driver::generation::Generation;
 use crate::driver::giving::Offer;
 use crate::driver::taking::Inherited;
-use crate::sys::file;
 use crate::error::{Error, Result};
+use crate::sys::file;
 
 /// How many connections may wait to be accepted; the kernel bounds it by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;

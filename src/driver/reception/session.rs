@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use crate::core::wire::{ClientFrame, Concluded, ErrorCode, Failure, Frame, Receive, ServerFrame, WireError, parse_client_line};
+use crate::core::wire::{
+    ClientFrame, Concluded, ErrorCode, Failure, Frame, Receive, ServerFrame, WireError, parse_client_line,
+};
 use crate::core::{Answer, Inspector};
 use crate::driver::channel::{Channel, Fill};
 use crate::driver::descriptor::Attachment;

@@ -104,7 +104,11 @@ impl Steward {
                 FinishOutput::Supersede => return Some(Duty::Supersede),
                 FinishOutput::EndConnections => {
                     let connections = (self.application.connections)();
-                    tracing::warn!(event = "overdue", connections, "the drain deadline has passed; ending what is left");
+                    tracing::warn!(
+                        event = "overdue",
+                        connections,
+                        "the drain deadline has passed; ending what is left"
+                    );
                     return Some(Duty::EndConnections);
                 }
                 FinishOutput::Release => self.release(handover),

@@ -15,7 +15,7 @@ use super::hooks::Hooks;
 use super::launch::Launch;
 use super::worker::{Pending, Surround, Worker};
 use crate::core::wire::ErrorCode;
-use crate::core::{Finish, FinishWaits, Leave};
+use crate::core::{FinishWaits, Leave};
 use crate::driver::generation::{Generation, SETTLE};
 use crate::driver::giving::Offer;
 use crate::error::{Error, Failure, Result};

@@ -2,16 +2,13 @@
 //! control socket.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::driver::steward::{Duty, Steward};
-use crate::error::{Failure, Result, StateError};
+use crate::driver::steward::{Duty, Over, Steward};
+use crate::error::{Failure, StateError};
 use crate::facade::blocking::handle::Handle;
-use crate::facade::blocking::listen::{Control, Ready, Released, Successor, pause};
-use crate::facade::registry;
-use crate::facade::{Absorb, Announcer, Finish, HandoffBuilder, Hooks, TELL};
+use crate::facade::blocking::listen::{Control, pause};
+use crate::facade::{Announcer, Finish, HandoffBuilder};
 use crate::state::Received;
 use crate::sys::event::wait_readable;
 
@@ -40,22 +37,18 @@ use crate::sys::event::wait_readable;
 /// }
 /// # }
 /// ```
+///
+/// Dropped before the service was handed over or stopped, it is the end of a process that has crashed: nobody is told
+/// anything, and a predecessor that still drains takes the service back once this process is dead. So `main` may return any
+/// error at any time. [`Handoff::fail`] names a reason, and [`Handoff::finish`] stops in good order.
 #[derive(Debug)]
 pub struct Handoff {
     pub(super) control: Option<Control>,
     pub(super) steward: Steward,
     pub(super) handle: Handle,
-    pub(super) hooks: Hooks,
     pub(super) announcer: Announcer,
-    pub(super) drain: Duration,
-    pub(super) turn: Option<Turn>,
-}
-
-/// Why this process has stopped accepting.
-#[derive(Debug)]
-pub(super) enum Turn {
-    Ready(Box<Ready>),
-    Stop,
+    /// The application has been told to stop accepting.
+    pub(super) superseded: bool,
 }
 
 impl Handoff {
@@ -72,19 +65,20 @@ impl Handoff {
     /// [`Handoff::finish`].
     ///
     /// A handoff that fails meanwhile is logged and in `status`, and changes nothing.
+    ///
+    /// # Panics
+    ///
+    /// Where nobody hears signals and answers at the control socket any more, since the library has panicked again and
+    /// again.
     pub fn superseded(&mut self) {
-        while self.turn.is_none() {
-            self.turn = match self.steward.poll() {
-                None => {
-                    pause(wait_readable(&[self.steward.poller().as_fd()], self.steward.deadline()));
-                    None
-                }
-                Some(Duty::Absorb(farewell)) => self.absorb(farewell),
-                Some(Duty::HandOver(giving)) => self.hand_over(Successor { giving: *giving }),
-                Some(Duty::Stop) => Some(Turn::Stop),
-            };
+        while !self.superseded {
+            match self.next_duty() {
+                Duty::Supersede => self.supersede(),
+                Duty::Over(Over::Broken(reason)) => broken(&reason),
+                // Nothing has been given up.
+                Duty::EndConnections | Duty::Over(_) => {}
+            }
         }
-        self.handle.supersede();
     }
 
     /// Gives the service up, waits until the accepted connections have ended or the drain deadline has passed, and says
@@ -98,33 +92,48 @@ impl Handoff {
     /// # Errors
     ///
     /// Where nobody can tell who serves, or the last state could not be handed over: exit.
+    ///
+    /// # Panics
+    ///
+    /// As [`Handoff::superseded`].
     pub fn finish(&mut self) -> Result<Finish, Failure> {
         if self.control.is_none() {
             return Ok(Finish::Exit);
         }
-        if self.turn.is_none() {
+        if !self.superseded {
             self.handle.stop();
             self.superseded();
         }
-        let Some(Turn::Ready(ready)) = self.turn.take() else {
-            self.stop();
-            return Ok(Finish::Exit);
-        };
-        match self.release(*ready) {
-            Ok(()) => {
-                self.control = None;
-                Ok(Finish::Exit)
+        self.steward.proceed();
+        loop {
+            match self.next_duty() {
+                Duty::Supersede => self.supersede(),
+                // The kernel ends them with this process.
+                Duty::EndConnections => {}
+                Duty::Over(Over::Resume) => {
+                    self.resume();
+                    return Ok(Finish::Resume);
+                }
+                Duty::Over(Over::Exit | Over::Dropped) => {
+                    self.control = None;
+                    return Ok(Finish::Exit);
+                }
+                Duty::Over(Over::Failed(failure)) => {
+                    self.control = None;
+                    return Err(failure);
+                }
+                Duty::Over(Over::Broken(reason)) => broken(&reason),
             }
-            Err(failure) if failure.may_serve() => {
-                self.announcer.serving();
-                self.handle.superseded.store(false, Ordering::SeqCst);
-                self.handle.registry.open();
-                Ok(Finish::Resume)
-            }
-            Err(failure) => {
-                self.control = None;
-                Err(failure)
-            }
+        }
+    }
+
+    /// This process owns the service, and cannot serve: a state that does not decode, a port that cannot be bound. Nothing
+    /// is accepted here from now on. A predecessor that still drains, or watches, hears the reason and takes the service back
+    /// at once.
+    pub fn fail(mut self, reason: impl std::fmt::Display) {
+        self.handle.supersede();
+        if let Some(control) = self.control.take() {
+            control.fail(reason);
         }
     }
 
@@ -147,94 +156,46 @@ impl Handoff {
         self.handle.generation.take_final_state()
     }
 
-    /// Has `absorb` called with each of the predecessor's farewells, from [`Handoff::superseded`] and
-    /// [`Handoff::finish`]. Those that nobody takes are passed on to the successor.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says where it cannot wait for them.
-    pub fn absorb_farewells(&mut self, absorb: impl FnMut(Received) + Send + 'static) -> Result<()> {
-        self.hooks.absorb = Some(Absorb::new(absorb));
-        self.steward.absorb_farewells()
+    /// Has `absorb` called with each of the predecessor's farewells, one after the other, on a thread of its own, while
+    /// this process is in [`Handoff::superseded`] and [`Handoff::finish`]. Those that nobody takes are passed on to the
+    /// successor.
+    pub fn absorb_farewells(&mut self, absorb: impl FnMut(Received) + Send + 'static) {
+        self.steward.absorb_farewells(absorb);
     }
 
-    fn absorb(&self, farewell: Received) -> Option<Turn> {
-        if let Some(absorb) = &self.hooks.absorb {
-            absorb.call(farewell);
-        }
-        None
-    }
-
-    fn hand_over(&self, successor: Successor) -> Option<Turn> {
-        let snapshot = match self.hooks.snapshot.call() {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                successor.refuse(&error.to_string());
-                return None;
-            }
-        };
-        let table = self.handle.registry.table();
-        let offer = snapshot.into_iter().fold(registry::offer(&table), |offer, state| offer.state(state));
-        // Why it failed is in the log and in `status`.
-        successor.offer(offer).ok().map(Box::new).map(Turn::Ready)
-    }
-
-    fn release(&mut self, mut ready: Ready) -> Result<(), Failure> {
-        let last = ready.check(self.hooks.last.call())?;
-        let mut released = ready.release(last)?;
-        self.drain(&mut released)?;
-        released.await_predecessor()?;
-        while let Some(farewell) = self.steward.farewell() {
-            self.absorb(farewell);
-        }
-        let farewell = self.hooks.farewell.call().unwrap_or_else(|error| {
-            tracing::error!(event = "state_lost", %error, "the last state is lost");
-            None
-        });
-        released.farewell(farewell)
-    }
-
-    fn drain(&self, released: &mut Released) -> Result<(), Failure> {
-        let connections = &self.handle.connections;
-        let none_left = connections.none_left();
-        let deadline = Instant::now() + self.drain;
-        let mut told = None;
+    /// What the steward has for this form to do next.
+    fn next_duty(&mut self) -> Duty {
         loop {
-            let (left, now) = (connections.count(), Instant::now());
-            if told.replace(left) != Some(left) {
-                released.draining(left as u64);
+            let none_left = self.handle.connections.none_left();
+            if self.steward.is_draining() && self.handle.connections.count() == 0 {
+                self.steward.drained();
             }
-            if left == 0 {
-                return Ok(());
+            if let Some(duty) = self.steward.poll() {
+                return duty;
             }
-            if deadline <= now {
-                tracing::warn!(
-                    event = "overdue",
-                    connections = left,
-                    "the drain deadline has passed; ending what is left"
-                );
-                return Ok(());
-            }
-            if let Some(failure) = released.lost_or(none_left.as_fd(), Some(deadline.min(now + TELL))) {
-                return Err(failure);
-            }
+            let fds = [self.steward.poller().as_fd(), none_left.as_fd()];
+            pause(wait_readable(&fds, self.steward.deadline()));
             none_left.lower();
         }
     }
 
-    fn stop(&mut self) {
-        self.announcer.stopping();
-        self.handle.supersede();
-        let connections = &self.handle.connections;
-        let none_left = connections.none_left();
-        let deadline = Instant::now() + self.drain;
-        while connections.count() > 0 && Instant::now() < deadline {
-            pause(wait_readable(&[none_left.as_fd()], Some(deadline)));
-            none_left.lower();
+    fn supersede(&mut self) {
+        self.superseded = true;
+        if self.handle.generation.is_stopping() {
+            self.announcer.stopping();
         }
-        // As long as the control socket is there, nobody else begins to serve, and makes these anew.
-        self.handle.registry.remove_paths();
-        self.announcer.stopped();
-        self.control = None;
+        self.handle.supersede();
     }
+
+    fn resume(&mut self) {
+        self.superseded = false;
+        self.announcer.serving();
+        self.handle.term.renew();
+        self.handle.registry.open();
+    }
+}
+
+/// The rule is that this process hears who tells it to stop, and answers for the service. It ends, and heirs take over.
+fn broken(reason: &str) -> ! {
+    panic!("the background of the control socket has panicked again and again: {reason}")
 }

@@ -6,14 +6,14 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::config::Config;
+use crate::core::Leave;
+use crate::core::wire::Ending;
 use crate::driver::child::Spawned;
 use crate::driver::generation::Generation;
+use crate::driver::generation::SETTLE;
 use crate::driver::giving::{Giving, Milestone, Offer};
 use crate::driver::reception::{Next, Reception};
 use crate::driver::taking::{Found, Search};
-use crate::core::Leave;
-use crate::core::wire::Ending;
-use crate::driver::generation::SETTLE;
 use crate::error::{Error, Failure, PathProblem, Result, StateError};
 use crate::facade::blocking::receive::Inheritance;
 use crate::state::{Received, State};
@@ -116,7 +116,6 @@ impl Control {
             wait(&[self.generation.farewells.as_fd()], None)?;
         }
     }
-}
 
     /// Stops the service in good order: its predecessors, should any still drain, let go of their copies of every
     /// socket, and then the control socket is closed and its path removed. Close your own sockets before, and a start that
@@ -184,9 +183,7 @@ impl Successor {
     /// A [`Failure`]; this process still owns the service.
     pub fn offer(mut self, mut offer: Offer<'_>) -> Result<Ready, Failure> {
         let snapshot = offer.take_state().map(State::seal).transpose();
-        let table = snapshot
-            .map_err(Error::from)
-            .and_then(|snapshot| self.giving.offer(offer, snapshot));
+        let table = snapshot.map_err(Error::from).and_then(|snapshot| self.giving.offer(offer, snapshot));
         let table = table.map_err(|error| self.giving.give_up(error))?;
         self.giving.wait_for(&table, |milestone| matches!(milestone, Milestone::Ready))?;
         Ok(Ready { giving: self.giving })
@@ -223,7 +220,6 @@ impl Ready {
     pub fn refuse(mut self, reason: &str) {
         self.giving.abort(reason);
     }
-
 }
 
 /// The service is the successor's. Drain, then say farewell.

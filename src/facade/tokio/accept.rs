@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::{Deref, DerefMut};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
@@ -15,7 +14,9 @@ use ::tokio::sync::Notify;
 use ::tokio::time::sleep;
 use futures_core::Stream;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::form::Tokio;
+use crate::facade::form;
 
 /// How long a server waits after a failed `accept(2)`: the process is out of descriptors, most likely.
 const AFTER_AN_ERROR: Duration = Duration::from_millis(100);
@@ -226,32 +227,7 @@ impl<L: Listener> Stream for Incoming<L> {
 }
 
 /// A connection, counted until it is dropped. It is used like the stream in it.
-#[derive(Debug)]
-pub struct Connection<S> {
-    stream: S,
-    counted: TaskTrackerToken,
-}
-
-impl<S> Connection<S> {
-    /// The stream, and what counts it: drop that when the connection ends.
-    pub fn into_parts(self) -> (S, TaskTrackerToken) {
-        (self.stream, self.counted)
-    }
-}
-
-impl<S> Deref for Connection<S> {
-    type Target = S;
-
-    fn deref(&self) -> &S {
-        &self.stream
-    }
-}
-
-impl<S> DerefMut for Connection<S> {
-    fn deref_mut(&mut self) -> &mut S {
-        &mut self.stream
-    }
-}
+pub type Connection<S> = form::Connection<Tokio, S>;
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -1,25 +1,24 @@
-//! The facade on tokio. A task hears signals, requests and successors, from the first call of
+//! The facade on tokio. A task hears requests and successors, and gives the service up, from the first call of
 //! [`Handoff::superseded`] on.
 
-use std::sync::{Arc, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::tokio::sync::oneshot;
-use ::tokio::time::{MissedTickBehavior, interval, timeout};
+use ::tokio::sync::Notify;
 
-use super::handle::{Handle, Term};
-use super::listen::{Control, Ready, Released, Successor};
-use super::{Watched, off_runtime};
+use super::Watched;
+use super::handle::Handle;
+use super::listen::Control;
 use crate::config::Config;
-use crate::driver::giving::Giving;
-use crate::driver::steward::{Duty, Steward};
+use crate::driver::steward::{Duty, Over, Steward};
 use crate::error::{Failure, Result, StateError};
-use crate::facade::registry::{self, Registry};
-use crate::facade::{Absorb, Announcer, Finish, HandoffBuilder, Hook, Hooks, TELL};
-use crate::state::{Received, State};
+use crate::facade::{Announcer, Finish, HandoffBuilder};
+use crate::state::{Received, panic_message};
+use crate::sys::event::Poller;
 
 /// How long connections may take to end once the drain deadline has passed.
-const ENDING: Duration = Duration::from_secs(1);
+pub(super) const ENDING: Duration = Duration::from_secs(1);
 
 /// [`crate::Handoff`] on tokio: a service that serves, hands itself over, and stops.
 ///
@@ -51,29 +50,91 @@ const ENDING: Duration = Duration::from_secs(1);
 /// }
 /// # }
 /// ```
+///
+/// Dropped before the service was handed over or stopped, it is the end of a process that has crashed, as
+/// [`crate::Handoff`] is.
 #[derive(Debug)]
 pub struct Handoff {
-    pub(super) control: Option<Control>,
-    pub(super) steward: Option<Stewarding>,
-    pub(super) handle: Handle,
-    pub(super) hooks: Hooks,
-    pub(super) announcer: Announcer,
+    control: Option<Control>,
+    /// There until this process first waits to be superseded.
+    idle: Option<Idle>,
+    desk: Arc<Desk>,
+    handle: Handle,
+    announcer: Announcer,
 }
 
-/// Where the steward is.
+/// A steward whose task has not begun, with all that it needs.
 #[derive(Debug)]
-pub(super) enum Stewarding {
-    /// Here: nobody waits to be superseded yet.
-    Idle(Steward),
-    /// In its task, until this process is superseded.
-    Busy(oneshot::Receiver<(Steward, Turn)>),
+pub(super) struct Idle {
+    steward: Steward,
+    poller: Watched<Arc<Poller>>,
 }
 
-/// Why this process has stopped accepting.
-#[derive(Debug)]
-pub(super) enum Turn {
-    Ready(Box<Ready>),
-    Stop,
+impl Idle {
+    pub(super) fn new(steward: Steward) -> Result<Idle> {
+        Ok(Idle { poller: Watched::new(Arc::clone(steward.poller()))?, steward })
+    }
+}
+
+/// Where the steward's task and the application's calls meet. A call that is dropped leaves nothing undone.
+#[derive(Debug, Default)]
+struct Desk {
+    state: Mutex<DeskState>,
+    /// For the task: the application has said something.
+    called: Notify,
+    /// For the application: it is over.
+    over: Notify,
+}
+
+#[derive(Debug, Default)]
+struct DeskState {
+    proceed: bool,
+    drained: bool,
+    over: Option<Over>,
+}
+
+impl Desk {
+    fn state(&self) -> MutexGuard<'_, DeskState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn proceed(&self) {
+        self.state().proceed = true;
+        self.called.notify_one();
+    }
+
+    fn drained(&self) {
+        self.state().drained = true;
+        self.called.notify_one();
+    }
+
+    fn conclude(&self, over: Over) {
+        self.state().over = Some(over);
+        self.over.notify_one();
+    }
+
+    /// Passes on what the application has said.
+    fn tell(&self, steward: &mut Steward) {
+        let (proceed, drained) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.proceed), std::mem::take(&mut state.drained))
+        };
+        if proceed {
+            steward.proceed();
+        }
+        if drained {
+            steward.drained();
+        }
+    }
+
+    async fn ended(&self) -> Over {
+        loop {
+            if let Some(over) = self.state().over.take() {
+                return over;
+            }
+            self.over.notified().await;
+        }
+    }
 }
 
 impl Handoff {
@@ -81,9 +142,11 @@ impl Handoff {
     pub fn builder(config: impl Into<Config>) -> HandoffBuilder<Handoff> {
         HandoffBuilder::new(config.into())
     }
-}
 
-impl Handoff {
+    pub(super) fn new(control: Control, steward: Idle, handle: Handle, announcer: Announcer) -> Handoff {
+        Handoff { control: Some(control), idle: Some(steward), desk: Arc::default(), handle, announcer }
+    }
+
     /// Completes when this process is to stop accepting: a successor is ready, or the service was told to stop.
     /// [`Acceptor`](super::Acceptor)s have stopped by then. End whatever else takes in work, and call
     /// [`Handoff::finish`].
@@ -103,39 +166,71 @@ impl Handoff {
     /// [`JoinHandle`](::tokio::task::JoinHandle) of what is to go on.
     ///
     /// Called while nobody has superseded this process, it stops the service as [`Handle::stop`] does. Called again after
-    /// [`Finish::Exit`], it does nothing. Do not cancel it: nobody would watch over the service.
+    /// [`Finish::Exit`], it does nothing. Cancelling it loses nothing: the service is given up all the same, in the
+    /// background, and whoever calls this again goes on where it was.
     ///
     /// # Errors
     ///
     /// Where nobody can tell who serves, or the last state could not be handed over: exit.
+    ///
+    /// # Panics
+    ///
+    /// Where nobody hears signals and answers at the control socket any more, since the library has panicked again and
+    /// again.
     pub async fn finish(&mut self, drain: impl Future) -> Result<Finish, Failure> {
-        if self.steward.is_none() {
+        if self.control.is_none() {
             return Ok(Finish::Exit);
         }
-        let Some((mut steward, Turn::Ready(ready))) = self.turn().await else {
-            self.stop(drain).await;
-            return Ok(Finish::Exit);
-        };
-        match self.release(&mut steward, *ready, drain).await {
-            Ok(()) => {
+        self.attend();
+        let superseded = self.handle.term().superseding.is_cancelled() || self.desk.state().over.is_some();
+        if !superseded {
+            self.handle.stop();
+        }
+        self.desk.proceed();
+        match self.over(drain).await {
+            Over::Resume => Ok(Finish::Resume),
+            Over::Exit | Over::Dropped => {
                 self.close().await;
                 Ok(Finish::Exit)
             }
-            Err(failure) if failure.may_serve() => {
-                self.resume(steward);
-                Ok(Finish::Resume)
-            }
-            Err(failure) => {
+            Over::Failed(failure) => {
                 self.close().await;
                 Err(failure)
             }
+            // The rule is that this process hears who tells it to stop, and answers for the service. It ends, and heirs
+            // take over.
+            Over::Broken(reason) => {
+                panic!("the background of the control socket has panicked again and again: {reason}")
+            }
         }
+    }
+
+    /// How giving the service up ends. Meanwhile the connections do.
+    async fn over(&self, drain: impl Future) -> Over {
+        let mut drained = std::pin::pin!(async {
+            drain.await;
+            // What those that are ended at the deadline have changed is to be in the farewell.
+            if self.handle.term().overdue.is_cancelled() {
+                self.handle.connections.wait().await;
+            }
+        });
+        let over = self.desk.ended();
+        let mut over = std::pin::pin!(over);
+        ::tokio::select! {
+            over = &mut over => return over,
+            () = &mut drained => self.desk.drained(),
+        }
+        over.await
     }
 
     /// Runs a server until this process is to exit: starts it, and again whenever a successor was lost after it had
     /// been told to end. `server` gets a [`Handle`], from which it takes what its graceful shutdown waits for. Gives
     /// what the last server gave, or `None` where the drain deadline has ended it: a server that can fail has its
     /// error in there.
+    ///
+    /// A server that ends on its own account ends this call, and nothing else: the service has not stopped. Return from
+    /// `main`, and it is a crash, which a predecessor that still drains makes good; or call [`Handoff::finish`] to stop in
+    /// good order.
     ///
     /// A connection that its client keeps is not idle to the drain. Say `Connection: close` once
     /// [`Handle::is_superseded`], as the [crate's page](crate#axum) shows: otherwise it holds this process until the drain
@@ -158,6 +253,10 @@ impl Handoff {
     /// # Errors
     ///
     /// As [`Handoff::finish`].
+    ///
+    /// # Panics
+    ///
+    /// Where the server does, with what it says; and as [`Handoff::finish`].
     pub async fn serve<F>(&mut self, mut server: impl FnMut(Handle) -> F) -> Result<Option<F::Output>, Failure>
     where
         F: IntoFuture,
@@ -167,22 +266,32 @@ impl Handoff {
         loop {
             let superseded = self.superseded();
             let mut running = ::tokio::spawn(server(self.handle()).into_future());
-            let ended = ::tokio::select! {
+            let mut ended = ::tokio::select! {
                 () = superseded => None,
-                ended = &mut running => Some(ended),
+                ended = &mut running => Some(handed_on(ended)),
             };
-            let mut done = ended;
+            // One that ends with its listener has been superseded.
+            if ended.is_some() && !self.handle.term().superseding.is_cancelled() {
+                return Ok(ended.flatten());
+            }
             let drain = async {
-                if done.is_none() {
-                    done = Some((&mut running).await);
+                if ended.is_none() {
+                    ended = Some(handed_on((&mut running).await));
                 }
             };
-            // One that has ended on its own account takes the service with it.
             if self.finish(drain).await? == Finish::Exit {
                 running.abort();
-                // A panic in it has been printed.
-                return Ok(done.and_then(Result::ok));
+                return Ok(ended.flatten());
             }
+        }
+    }
+
+    /// [`crate::Handoff::fail`] on tokio.
+    pub async fn fail(mut self, reason: impl std::fmt::Display) {
+        let term = self.handle.shut();
+        self.handle.tell(&term);
+        if let Some(control) = self.control.take() {
+            control.fail(reason).await;
         }
     }
 
@@ -205,189 +314,98 @@ impl Handoff {
         self.handle.generation.take_final_state()
     }
 
-    /// [`crate::Handoff::absorb_farewells`], called on a thread for blocking work, from the first call of
-    /// [`Handoff::superseded`] on. To be set before that.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn absorb_farewells(&mut self, absorb: impl FnMut(Received) + Send + 'static) -> Result<()> {
-        self.hooks.absorb = Some(Absorb::new(absorb));
-        match &mut self.steward {
-            Some(Stewarding::Idle(steward)) => steward.absorb_farewells(),
-            _ => Ok(()),
+    /// [`crate::Handoff::absorb_farewells`], from the first call of [`Handoff::superseded`] on. To be set before that.
+    pub fn absorb_farewells(&mut self, absorb: impl FnMut(Received) + Send + 'static) {
+        if let Some(idle) = &mut self.idle {
+            idle.steward.absorb_farewells(absorb);
         }
     }
 
     /// Has the steward attend to what comes, on a task.
     fn attend(&mut self) {
-        self.steward = match self.steward.take() {
-            Some(Stewarding::Idle(steward)) => {
-                let (hooks, handle) = (self.hooks.clone(), self.handle.clone());
-                let (done, turn) = oneshot::channel();
-                ::tokio::spawn(attend(steward, hooks, handle, done));
-                Some(Stewarding::Busy(turn))
-            }
-            busy => busy,
-        };
-    }
-
-    /// The steward, and why this process is superseded. Where it is not, it is told to stop.
-    async fn turn(&mut self) -> Option<(Steward, Turn)> {
-        if !self.handle.term().superseding.is_cancelled() {
-            self.handle.stop();
-            self.attend();
+        if let Some(Idle { steward, poller }) = self.idle.take() {
+            let (desk, handle, announcer) = (Arc::clone(&self.desk), self.handle.clone(), self.announcer.clone());
+            ::tokio::spawn(Attendant { steward, poller, desk, handle, announcer }.run());
         }
-        match self.steward.take()? {
-            Stewarding::Busy(turn) => turn.await.ok(),
-            Stewarding::Idle(_) => None,
-        }
-    }
-
-    async fn release(&self, steward: &mut Steward, mut ready: Ready, drain: impl Future) -> Result<(), Failure> {
-        let last = ready.check(call(&self.hooks.last).await)?;
-        let mut released = ready.release(last).await?;
-        self.drain(&mut released, drain).await?;
-        released.await_predecessor().await?;
-        while let Some(farewell) = steward.farewell() {
-            absorb(&self.hooks, farewell).await;
-        }
-        let farewell = call(&self.hooks.farewell).await.unwrap_or_else(|error| {
-            tracing::error!(event = "state_lost", %error, "the last state is lost");
-            None
-        });
-        released.farewell(farewell).await
-    }
-
-    /// Drains, and tells the successor how it goes. Ends early when that is lost.
-    async fn drain(&self, released: &mut Released, drain: impl Future) -> Result<(), Failure> {
-        let mut drain = std::pin::pin!(self.in_time(drain));
-        let mut tell = interval(TELL);
-        tell.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut told, mut drained) = (None, false);
-        loop {
-            let left = self.handle.connections();
-            if told.replace(left) != Some(left) {
-                released.draining(left as u64);
-            }
-            if drained {
-                return Ok(());
-            }
-            ::tokio::select! {
-                () = &mut drain => drained = true,
-                failure = released.lost() => return Err(failure),
-                _ = tell.tick() => {}
-            }
-        }
-    }
-
-    /// Waits for `drain` until the drain deadline, and a little longer once that has been told to what is left.
-    async fn in_time(&self, drain: impl Future) {
-        let mut drain = std::pin::pin!(drain);
-        if timeout(self.handle.drain, &mut drain).await.is_ok() {
-            return;
-        }
-        let connections = self.handle.connections();
-        tracing::warn!(event = "overdue", connections, "the drain deadline has passed; ending what is left");
-        self.handle.term().overdue.cancel();
-        // What those that end now have changed is to be in the farewell.
-        let ended = async {
-            drain.await;
-            self.handle.connections.wait().await;
-        };
-        let _ = timeout(ENDING, ended).await;
-    }
-
-    fn resume(&mut self, steward: Steward) {
-        self.announcer.serving();
-        self.handle.connections.reopen();
-        *self.handle.term.lock().unwrap_or_else(PoisonError::into_inner) = Term::default();
-        self.steward = Some(Stewarding::Idle(steward));
-        self.handle.registry.open();
-    }
-
-    async fn stop(&mut self, drain: impl Future) {
-        self.announcer.stopping();
-        let term = self.handle.shut();
-        self.handle.tell(&term);
-        self.in_time(drain).await;
-        // As long as the control socket is there, nobody else begins to serve, and makes these anew.
-        self.handle.registry.remove_paths();
-        self.announcer.stopped();
-        self.close().await;
     }
 
     async fn close(&mut self) {
         if let Some(control) = self.control.take() {
-            control.close().await;
+            control.ended().await;
         }
     }
 }
 
-/// The steward's task, until this process is to stop accepting.
-async fn attend(mut steward: Steward, hooks: Hooks, handle: Handle, done: oneshot::Sender<(Steward, Turn)>) {
-    let turn = turn(&mut steward, &hooks, &handle.registry).await;
-    let term = handle.shut();
-    // Before anybody is told: who is then asks for it at once. They may have let the service go.
-    let _ = done.send((steward, turn));
-    handle.tell(&term);
+/// What a server gave; a panic of its own is one of whoever runs it. `None`: it was ended.
+fn handed_on<T>(ended: Result<T, ::tokio::task::JoinError>) -> Option<T> {
+    match ended {
+        Ok(output) => Some(output),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_) => None,
+        },
+    }
 }
 
-/// Attends to what comes, until it is a reason to stop accepting.
-async fn turn(steward: &mut Steward, hooks: &Hooks, registry: &Registry) -> Turn {
-    let poller = match Watched::new(Arc::clone(steward.poller())) {
-        Ok(poller) => poller,
-        Err(error) => {
-            tracing::error!(event = "attend_failed", %error, "cannot attend to signals and successors; stopping");
-            return Turn::Stop;
-        }
-    };
-    loop {
-        match steward.poll() {
-            None => poller.wait(steward.deadline()).await,
-            Some(Duty::Absorb(farewell)) => absorb(hooks, farewell).await,
-            Some(Duty::HandOver(giving)) => {
-                if let Some(ready) = hand_over(*giving, hooks, registry).await {
-                    return Turn::Ready(Box::new(ready));
-                }
+/// The task that attends to what comes.
+struct Attendant {
+    steward: Steward,
+    poller: Watched<Arc<Poller>>,
+    desk: Arc<Desk>,
+    handle: Handle,
+    announcer: Announcer,
+}
+
+impl Attendant {
+    async fn run(mut self) {
+        loop {
+            self.desk.tell(&mut self.steward);
+            match self.poll() {
+                None => self.wait().await,
+                Some(Duty::Supersede) => self.supersede(),
+                Some(Duty::EndConnections) => self.handle.term().overdue.cancel(),
+                Some(Duty::Over(Over::Resume)) => self.resume(),
+                Some(Duty::Over(over)) => return self.end(over),
             }
-            Some(Duty::Stop) => return Turn::Stop,
         }
     }
-}
 
-async fn hand_over(giving: Giving, hooks: &Hooks, registry: &Registry) -> Option<Ready> {
-    let successor = Successor::new(giving)
-        .inspect_err(|error| tracing::error!(event = "hand_over_failed", %error, "cannot hand over"))
-        .ok()?;
-    let snapshot = match call(&hooks.snapshot).await {
-        Ok(snapshot) => snapshot,
-        Err(error) => {
-            successor.refuse(&error.to_string());
-            return None;
-        }
-    };
-    let table = registry.table();
-    let offer = snapshot.into_iter().fold(registry::offer(&table), |offer, state| offer.state(state));
-    // Why it failed is in the log and in `status`.
-    successor.offer(offer).await.ok()
-}
-
-async fn call(hook: &Hook) -> Result<Option<State>, StateError> {
-    if hook.is_none() {
-        return Ok(None);
+    /// A panic of the library's own is not to go unnoticed: the application ends with it.
+    fn poll(&mut self) -> Option<Duty> {
+        let polled = catch_unwind(AssertUnwindSafe(|| self.steward.poll()));
+        polled.unwrap_or_else(|panic| Some(Duty::Over(Over::Broken(panic_message(&*panic)))))
     }
-    let hook = hook.clone();
-    off_runtime(move || hook.call()).await
-}
 
-async fn absorb(hooks: &Hooks, farewell: Received) {
-    let Some(absorb) = hooks.absorb.clone() else { return };
-    let absorbed = off_runtime(move || {
-        absorb.call(farewell);
-        Ok(())
-    });
-    if let Err(error) = absorbed.await {
-        tracing::error!(event = "farewell_lost", %error, "a farewell is lost");
+    async fn wait(&self) {
+        ::tokio::select! {
+            () = self.poller.wait(self.steward.deadline()) => {}
+            () = self.desk.called.notified() => {}
+        }
+    }
+
+    fn supersede(&self) {
+        if self.handle.generation.is_stopping() {
+            self.announcer.stopping();
+        }
+        let term = self.handle.shut();
+        self.handle.tell(&term);
+    }
+
+    fn resume(&self) {
+        self.announcer.serving();
+        self.handle.connections.reopen();
+        self.handle.term.renew();
+        self.handle.registry.open();
+        self.desk.conclude(Over::Resume);
+    }
+
+    fn end(self, over: Over) {
+        let broken = matches!(over, Over::Broken(_));
+        self.desk.conclude(over);
+        if broken {
+            // Whoever waits to be superseded finds out why.
+            let term = self.handle.shut();
+            self.handle.tell(&term);
+        }
     }
 }

@@ -9,8 +9,10 @@ use ::tokio::task::JoinHandle;
 use super::receive::Inheritance;
 use super::{Watched, seal};
 use crate::config::Config;
+use crate::core::Leave;
+use crate::core::wire::Ending;
 use crate::driver::child::Spawned;
-use crate::driver::generation::Generation;
+use crate::driver::generation::{Generation, SETTLE};
 use crate::driver::giving::{Giving, Milestone, Offer};
 use crate::driver::reception::{Next, Reception};
 use crate::driver::taking::{Found, Search};
@@ -36,12 +38,13 @@ pub async fn handoff_listen(config: impl Into<Config>) -> Result<Control> {
 
 /// The control socket of a generation that serves. A task serves those who look.
 ///
-/// Dropping it closes the socket and removes its path, unless the service has been handed over.
+/// Dropped before the service has been handed over, it is the end of a process that has crashed, as [`crate::Control`] is.
 #[derive(Debug)]
 pub struct Control {
     generation: Arc<Generation>,
     arrivals: Watched<Arrivals>,
     farewells: Watched<Farewells>,
+    let_go: Watched<LetGo>,
     background: JoinHandle<()>,
 }
 
@@ -69,6 +72,7 @@ counts! {
     Arrivals: arrivals,
     Farewells: farewells,
     Departed: departed,
+    LetGo: let_go,
 }
 
 impl Control {
@@ -82,6 +86,7 @@ impl Control {
         Ok(Control {
             arrivals: Watched::new(Arrivals(Arc::clone(&generation)))?,
             farewells: Watched::new(Farewells(Arc::clone(&generation)))?,
+            let_go: Watched::new(LetGo(Arc::clone(&generation)))?,
             generation,
             background: ::tokio::spawn(run(reception, poller)),
         })
@@ -94,8 +99,9 @@ impl Control {
     /// As there.
     pub async fn accept(&self) -> Result<Successor> {
         loop {
-            if let Some(giving) = self.generation.try_accept() {
-                return Successor::new(giving?);
+            if let Some(arrival) = self.generation.try_accept() {
+                let giving = Giving::new(Arc::clone(&self.generation), arrival?);
+                return Successor::new(giving.inspect_err(|_| self.generation.no_successor())?);
             }
             self.arrivals.wait(None).await;
         }
@@ -138,10 +144,25 @@ impl Control {
         }
     }
 
-    /// Closes the socket and removes its path, unless the service has been handed over, and waits until the
-    /// predecessor, if it still drains, has been told.
-    pub async fn close(mut self) {
-        self.generation.close();
+    /// [`crate::Control::close`] on tokio.
+    pub async fn close(self) {
+        self.generation.wind_up(Ending::Stopped);
+        let until = Instant::now() + SETTLE + SETTLE;
+        while !self.generation.has_let_go() && Instant::now() < until {
+            self.let_go.wait(Some(until)).await;
+        }
+        self.generation.leave(Leave::Stopped);
+        self.ended().await;
+    }
+
+    /// [`crate::Control::fail`] on tokio.
+    pub async fn fail(self, reason: impl std::fmt::Display) {
+        self.generation.fail(&reason.to_string());
+        self.ended().await;
+    }
+
+    /// Waits for the background, which has been told to end.
+    pub(super) async fn ended(mut self) {
         // It has nothing to say, and a panic in it has been printed.
         let _ = (&mut self.background).await;
     }
@@ -149,7 +170,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        self.generation.close();
+        self.generation.leave(Leave::Crashed);
     }
 }
 
@@ -239,9 +260,8 @@ impl Successor {
     /// As there.
     pub async fn offer(mut self, mut offer: Offer<'_>) -> Result<Ready, Failure> {
         let driven = &mut self.0;
-        let generation = Arc::clone(driven.giving.generation());
         let snapshot = seal(offer.take_state()).await.map_err(Error::from);
-        let table = snapshot.and_then(|snapshot| driven.giving.offer(offer, snapshot, generation.listener.as_fd()));
+        let table = snapshot.and_then(|snapshot| driven.giving.offer(offer, snapshot));
         let table = table.map_err(|error| driven.giving.give_up(error))?;
         driven.wait_for(&table, |milestone| matches!(milestone, Milestone::Ready)).await?;
         Ok(Ready(self.0))
@@ -276,11 +296,6 @@ impl Ready {
     pub fn refuse(mut self, reason: &str) {
         self.0.giving.abort(reason);
     }
-
-    /// Gives up where the last state could not be made.
-    pub(super) fn check<T>(&mut self, last: Result<T, StateError>) -> Result<T, Failure> {
-        last.map_err(|error| self.0.giving.give_up(error.into()))
-    }
 }
 
 /// The service is the successor's. Drain, then say farewell.
@@ -292,10 +307,6 @@ impl Released {
     pub fn draining(&mut self, connections: u64) {
         self.0.giving.draining(connections);
         self.0.giving.push();
-    }
-
-    pub(super) async fn await_predecessor(&mut self) -> Result<(), Failure> {
-        self.0.await_predecessor().await
     }
 
     /// Waits until the successor is lost: this process owns the service again, and should accept. To be
@@ -324,7 +335,10 @@ impl Released {
             match driven.giving.poll(&[]) {
                 Some(Milestone::Over(failure)) => return Err(failure),
                 Some(_) => {}
-                None if driven.giving.is_done() => return lost.map_or(Ok(()), Err),
+                None if driven.giving.is_done() => {
+                    driven.giving.generation().leave(Leave::HandedOver);
+                    return lost.map_or(Ok(()), Err);
+                }
                 None => driven.wait().await,
             }
         }

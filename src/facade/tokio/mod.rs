@@ -1,12 +1,13 @@
 //! [`Handoff`], a service in a few lines, and the two calls under it, for programs that run on tokio.
 //!
 //! Everything that decides is shared with the blocking form; what differs is how one waits. The control
-//! socket is served by a task instead of a thread, and states are encoded and decoded on tokio's threads for
-//! blocking work.
+//! socket is served by a task instead of a thread, and states are encoded and decoded on a thread of
+//! their own.
 
 mod accept;
 #[cfg(feature = "axum")]
 mod axum;
+pub(super) mod form;
 mod handle;
 mod handoff;
 mod listen;
@@ -18,6 +19,8 @@ use std::time::Instant;
 
 use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
+use ::tokio::runtime::Handle as Runtime;
+use ::tokio::sync::oneshot;
 
 #[cfg(feature = "axum")]
 pub use self::axum::last_answer;
@@ -30,7 +33,7 @@ pub use starting::Starting;
 
 use crate::core::Packet;
 use crate::error::{Error, Result, StateError};
-use crate::state::{Received, State};
+use crate::state::{Received, State, caught};
 use crate::sys::event::is_readable;
 
 /// Decodes a large state on a thread for blocking work.
@@ -42,7 +45,7 @@ pub async fn decode<T: Send + 'static>(
     state: Received,
     codec: impl FnOnce(&Received) -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, StateError> {
-    off_runtime(move || codec(&state)).await
+    off_runtime(StateError::Decode, move || codec(&state)).await
 }
 
 /// A descriptor that one can wait for.
@@ -83,15 +86,27 @@ impl<T: AsFd + AsRawFd> Watched<T> {
 /// Encodes a state where it may take its time.
 async fn seal(state: Option<State>) -> Result<Option<Packet<std::os::fd::OwnedFd>>, StateError> {
     let Some(state) = state else { return Ok(None) };
-    off_runtime(move || state.seal()).await.map(Some)
+    off_runtime(StateError::Encode, move || state.seal()).await.map(Some)
 }
 
-/// Runs a codec on a thread for blocking work. A panic in it is an error of the state, not of the service.
+/// Runs a codec on a thread of its own: tokio's own threads for blocking work panic where the system has none to give. A
+/// panic in it is an error of the state, not of the service.
 async fn off_runtime<T: Send + 'static>(
+    panicked: fn(Box<dyn std::error::Error + Send + Sync>) -> StateError,
     codec: impl FnOnce() -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, StateError> {
-    match ::tokio::task::spawn_blocking(codec).await {
-        Ok(done) => done,
-        Err(panic) => Err(StateError::Encode(Box::new(panic))),
+    let (give, given) = oneshot::channel();
+    let runtime = Runtime::current();
+    let run = move || {
+        let _within = runtime.enter();
+        // Whoever asked may have gone.
+        let _ = give.send(caught(codec));
+    };
+    std::thread::Builder::new().name("fd-handoff-state".to_owned()).spawn(run).map_err(StateError::Io)?;
+    match given.await {
+        Ok(Ok(done)) => done,
+        Ok(Err(panic)) => Err(panicked(panic.into())),
+        // It gives whatever happens.
+        Err(gone) => Err(panicked(Box::new(gone))),
     }
 }
