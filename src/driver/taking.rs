@@ -622,7 +622,9 @@ impl Readied {
         let _entered = span.enter();
         let mut pause_us = None;
         // It is held already, but by one that no predecessor has.
-        generation.arbiter.iter().for_each(|arbiter| drop(arbiter.claim()));
+        if let Some(arbiter) = &generation.arbiter {
+            arbiter.claim();
+        }
         let mut legacy = Legacy { final_state: takeover.state, ..Legacy::default() };
         if let Source::Predecessor(mut claim) = source {
             let orphaned = takeover.release.is_none();
