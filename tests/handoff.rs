@@ -627,8 +627,8 @@ fn offers_that_cannot_be_made(form: Form) {
             failure
         })
     };
-    // The control listener is one more.
-    let failure = fail(Offer::new().group("many", std::iter::repeat_n(&fd, 16_384)));
+    // The control listener and the lock of the owner are two more.
+    let failure = fail(Offer::new().group("many", std::iter::repeat_n(&fd, 16_383)));
     assert!(matches!(failure.cause(), Error::TooManyDescriptors { count: 16_385 }), "{failure}");
     let failure = fail(Offer::new().descriptor("a", &fd).descriptor("b", &fd).descriptor("a", &fd));
     assert!(matches!(failure.cause(), Error::DuplicateName(name) if name.as_str() == "a"), "{failure}");

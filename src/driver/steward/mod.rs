@@ -295,19 +295,19 @@ impl Steward {
             if let Some(duty) = self.carry_out(handover) {
                 return Some(duty);
             }
-            if !self.take_in(handover) {
-                self.tell_of_drain(handover);
-                return None;
+            if self.take_in(handover) {
+                continue;
             }
+            self.tell_again = None;
+            if handover.finish.is_draining() {
+                self.tell_of_drain(handover);
+            }
+            return None;
         }
     }
 
     /// What the successor, and whoever looks, are told of a drain: when it changes, and not all the time.
     fn tell_of_drain(&mut self, handover: &mut Handover) {
-        self.tell_again = None;
-        if !handover.finish.is_draining() {
-            return;
-        }
         let count = (self.application.connections)();
         if self.told.replace(count) != Some(count) {
             match handover.giving() {
