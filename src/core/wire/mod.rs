@@ -154,7 +154,7 @@ impl fmt::Display for Name {
 }
 
 /// Why a text cannot name a descriptor.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
     /// It has no characters.
@@ -883,7 +883,7 @@ pub struct Farewell {
 }
 
 /// What is wrong with a line.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
     /// It has [`MAX_LINE`] bytes or more.

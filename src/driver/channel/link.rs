@@ -150,7 +150,7 @@ where
 
     fn flush(&mut self, now: Instant, table: &[BorrowedFd<'_>]) {
         if let Err(error) = self.channel.flush(table) {
-            self.garble(now, WireError::Broken(error.to_string()));
+            self.garble(now, WireError::Broken(format!("sendmsg: {}", crate::error::advised(&error))));
         }
     }
 
