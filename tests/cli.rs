@@ -158,10 +158,14 @@ mod usage {
     }
 
     #[test]
-    fn a_duration_without_a_unit_is_wrong_usage() {
-        let ended = run(&["upgrade", "/nowhere", "--timeout", "30"]);
+    fn a_duration_that_is_none_is_wrong_usage() {
+        for command in ["upgrade", "stop"] {
+            let ended = run(&[command, "/nowhere", "--timeout", "soon"]);
+            assert_eq!(ended.0.status.code(), Some(2));
+            assert!(ended.err().contains("30, 500ms, 2m, 1h"), "{}", ended.err());
+        }
+        let ended = run(&["stop", "/nowhere", "--timeout", "30", "--no-wait"]);
         assert_eq!(ended.0.status.code(), Some(2));
-        assert!(ended.err().contains("500ms, 30s, 2m, 1h"), "{}", ended.err());
     }
 
     #[test]
@@ -557,7 +561,7 @@ mod upgrade {
             client.wait_for_the_end();
         });
         let ended = run(&["upgrade", &fake.path, "--timeout", "100ms", "--grace", "100ms"]);
-        ended.fails(1, &["no outcome after", "warming up", "goes on without this command"]);
+        ended.fails(4, &["no outcome after", "warming up", "goes on without this command"]);
         fake.ends();
     }
 
@@ -675,8 +679,85 @@ process 4121 has stopped, after it had been up for 1 min 1 s
     #[test]
     fn the_timeout_bounds_the_waiting() {
         let fake = stopping(|_service, watcher| watcher.wait_for_the_end());
-        run(&["stop", &fake.path, "--timeout", "200ms"]).fails(1, &["has not stopped in time"]);
+        run(&["stop", &fake.path, "--timeout", "200ms"]).fails(4, &["has not ended in time", "handoff status"]);
         fake.ends();
+    }
+
+    #[test]
+    fn it_does_not_wait_where_it_need_not() {
+        let fake = stopping(|_service, watcher| watcher.wait_for_the_end());
+        assert_eq!(run(&["stop", &fake.path, "--no-wait"]).succeeds(), "process 4121 was told to stop\n");
+        fake.ends();
+    }
+
+    #[test]
+    fn a_process_has_ended_when_the_command_has() {
+        let (_directory, path) = place();
+        let mut service = http("127.0.0.1:0", &path);
+        run(&["stop", &path, "--timeout", "60"]).succeeds();
+        assert!(service.child.try_wait().unwrap().is_some_and(|status| status.success()));
+    }
+
+    /// Where the kernel names the process behind a connection.
+    fn kernel_names_processes() -> bool {
+        fd_handoff::client::Kernel::probe().unwrap().peer_pidfd.is_ok()
+    }
+
+    /// A service that closes its control socket in good order, and goes on until its standard input ends.
+    #[test]
+    #[ignore = "run by other tests as a process of its own"]
+    fn lingering_service() {
+        let Ok(path) = std::env::var("LINGERING_SERVICE") else { return };
+        let listener = UnixListener::bind(&path).unwrap();
+        println!("listening");
+        let script = fake::Script::new(listener, path);
+        let own = |line: &str| line.replace("4121", &std::process::id().to_string());
+        let mut watcher = script.accept_as(&own(HELLO));
+        watcher.hear();
+        watcher.say(&own(STATUS));
+        let mut asker = script.accept_as(&own(HELLO));
+        asker.hear();
+        asker.say(STOPPING);
+        drop((asker, watcher));
+        script.stop();
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+    }
+
+    fn linger(path: &str) -> Running {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "stop::lingering_service", "--ignored", "--nocapture"]).env("LINGERING_SERVICE", path);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut service = Running { child, stdout };
+        service.lines_until("listening");
+        service
+    }
+
+    #[test]
+    fn a_process_that_outlives_its_control_socket_is_waited_for() {
+        if !kernel_names_processes() {
+            return;
+        }
+        let (_directory, path) = place();
+        let mut service = linger(&path);
+        let mut stop = Running::start(&["stop", &path]);
+        stop.lines_until("has closed its control socket; waiting for the process to end");
+        assert!(service.child.try_wait().unwrap().is_none());
+        drop(service.child.stdin.take());
+        stop.lines_until("has stopped, after");
+        assert_eq!(stop.ends(), (Some(0), String::new()));
+        assert!(service.child.try_wait().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_process_that_does_not_end_in_time_is_told_by_the_exit_code() {
+        if !kernel_names_processes() {
+            return;
+        }
+        let (_directory, path) = place();
+        let service = linger(&path);
+        let pid = service.child.id().to_string();
+        run(&["stop", &path, "--timeout", "100ms"]).fails(4, &["has not ended in time", &pid]);
     }
 
     #[test]

@@ -62,15 +62,15 @@ pub(crate) fn ago(now_unix_ms: u64, then_unix_ms: u64) -> String {
     }
 }
 
-/// A duration as people type it: a number and its unit.
+/// A duration as people type it: a number and its unit, or seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    const HELP: &str = "a number with a unit is wanted: 500ms, 30s, 2m, 1h";
-    let digits = text.find(|character: char| !character.is_ascii_digit()).ok_or(HELP)?;
+    const HELP: &str = "seconds, or a number with a unit, are wanted: 30, 500ms, 2m, 1h";
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| HELP)?;
     let unit = match unit.trim() {
         "ms" => 1,
-        "s" => 1_000,
+        "" | "s" => 1_000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
         _ => return Err(HELP.to_owned()),
@@ -182,11 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_a_number_and_a_unit() {
-        for (text, millis) in [("500ms", 500), ("30s", 30_000), ("30 s", 30_000), ("2m", 120_000), ("1h", 3_600_000)] {
+    fn durations_are_a_number_and_a_unit_or_seconds() {
+        for (text, millis) in
+            [("500ms", 500), ("30", 30_000), ("30s", 30_000), ("30 s", 30_000), ("2m", 120_000), ("1h", 3_600_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "30", "s", "-1s", "1.5s", "1d", "1s2", "0s", "18446744073709551615h", "99999999999999999999s"]
+        for text in
+            ["", " ", "s", "-1s", "1.5s", "1d", "1s2", "0s", "0", "18446744073709551615h", "99999999999999999999s"]
         {
             assert!(parse_duration(text).is_err(), "{text}");
         }
