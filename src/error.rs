@@ -277,9 +277,9 @@ impl fmt::Display for PathProblem {
         match self {
             PathProblem::NoName => f.write_str("it does not end in a file name"),
             PathProblem::NoDirectory => f.write_str("there is no such directory; create it"),
-            PathProblem::Permission => {
-                f.write_str("permission denied; check the owner and mode of the directory and the socket")
-            }
+            PathProblem::Permission => f.write_str(
+                "permission denied; check the owner and mode of the directory, the socket and the lock file beside it",
+            ),
             PathProblem::NotASocket => {
                 f.write_str("something that is not a socket is there; move it away or choose another path")
             }

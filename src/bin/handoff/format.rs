@@ -123,15 +123,25 @@ pub(crate) fn generations(attempt: &Attempt) -> String {
     }
 }
 
+/// The id of a process, if there was one: an attempt that began none has 0 in its place.
+pub(crate) fn some_process(pid: u32) -> Option<u32> {
+    Some(pid).filter(|pid| *pid != 0)
+}
+
+/// A process by its id.
+pub(crate) fn process(pid: u32) -> String {
+    some_process(pid).map_or_else(|| "no process".to_owned(), |pid| format!("process {pid}"))
+}
+
 /// How an attempt went, in one line.
 pub(crate) fn summary(attempt: &Attempt) -> String {
     let next = attempt.from.saturating_add(1);
-    let (pid, total) = (attempt.successor_pid, micros(attempt.total_us));
+    let (successor, total) = (process(attempt.successor_pid), micros(attempt.total_us));
     let reason = attempt.reason.as_deref().map_or_else(|| "no reason is given".to_owned(), clean);
     match attempt.outcome {
-        Outcome::Completed => format!("generation {next}, process {pid}, serves after {total}{}", laps(attempt)),
+        Outcome::Completed => format!("generation {next}, {successor}, serves after {total}{}", laps(attempt)),
         Outcome::Orphaned => {
-            format!("generation {next}, process {pid}, took over from a process that had died: {reason}")
+            format!("generation {next}, {successor}, took over from a process that had died: {reason}")
         }
         Outcome::Failed => format!("generation {} was not replaced: {reason}", attempt.from),
         Outcome::TakenBack => format!("generation {} had to take the service back: {reason}", attempt.from),
@@ -226,6 +236,15 @@ mod tests {
             summary(&timed),
             "generation 4, process 41, serves after 153 ms (transfer 900 µs, nobody accepted for 80 µs)"
         );
+    }
+
+    #[test]
+    fn there_is_no_process_0() {
+        for outcome in [Outcome::Completed, Outcome::Orphaned, Outcome::Failed, Outcome::TakenBack] {
+            let summary = summary(&Attempt { successor_pid: 0, ..attempt(outcome) });
+            assert!(!summary.contains("process 0"), "{summary}");
+        }
+        assert_eq!((process(0), process(41)), ("no process".to_owned(), "process 41".to_owned()));
     }
 
     #[test]

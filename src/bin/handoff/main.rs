@@ -13,6 +13,7 @@ mod table;
 mod upgrade;
 mod watch;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -96,17 +97,19 @@ enum Command {
 struct Service {
     /// The path of the service's control socket
     #[arg(value_name = "SOCKET", env = "HANDOFF_SOCKET", hide_env_values = true)]
-    socket: Option<PathBuf>,
+    socket: Option<OsString>,
 }
 
 impl Service {
     /// The path. Without one there is nothing to do, and clap says so.
     fn path(self) -> PathBuf {
         let missing = || {
-            let message = "which service? Pass the path of its control socket, or set HANDOFF_SOCKET to it";
+            let message = "which service? Pass the path of its control socket (handoff status /run/app/handoff.sock), or set \
+                           HANDOFF_SOCKET to it; ss -xlp lists the sockets that processes listen on";
             Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit()
         };
-        self.socket.unwrap_or_else(missing)
+        // A variable that is set to nothing names none.
+        self.socket.filter(|path| !path.is_empty()).map_or_else(missing, PathBuf::from)
     }
 }
 

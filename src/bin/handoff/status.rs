@@ -7,7 +7,9 @@ use clap::builder::styling::Style;
 use fd_handoff::client::{Attempt, FdStatus, Phase, Status};
 
 use crate::Service;
-use crate::format::{ago, clean, generations, micros, outcome, outcome_style, painted, phase, span};
+use crate::format::{
+    ago, clean, generations, micros, outcome, outcome_style, painted, phase, process, some_process, span,
+};
 use crate::output::Output;
 use crate::problem::{DOUBTFUL, GOOD, Problem, connect, explain};
 use crate::table::{Cell, Table};
@@ -71,13 +73,13 @@ fn facts(status: &Status) -> Table {
     fact("phase", Cell::new(phase(status.phase)).style(style));
     if let Some(successor) = &status.successor {
         let progress = successor.progress.as_deref().unwrap_or("it has not said how it goes");
-        let text = format!("process {}, version {}: {progress}", successor.pid, successor.version);
+        let text = format!("{}, version {}: {progress}", process(successor.pid), successor.version);
         fact("successor", Cell::new(clean(&text)));
     }
     if let Some(predecessor) = &status.predecessor {
         let left =
             predecessor.connections.map_or_else(|| "it has not said how many connections are left".to_owned(), left);
-        fact("predecessor", Cell::new(format!("process {} drains: {left}", predecessor.pid)));
+        fact("predecessor", Cell::new(format!("{} drains: {left}", process(predecessor.pid))));
     }
     table
 }
@@ -113,23 +115,38 @@ fn history(attempts: &[Attempt], now: Duration) -> Vec<String> {
     if attempts.is_empty() {
         return vec!["No handoff has been tried yet.".to_owned()];
     }
-    const DURATIONS: [&str; 6] = ["TOTAL", "TRANSFER", "INITIALISE", "RELEASE", "PAUSE", "DRAIN"];
     let mut table = Table::new();
-    let mut top = headings(&["HANDOFF", "TO PROCESS", "OUTCOME", "WHEN"]);
-    top.extend(headings(&DURATIONS).into_iter().map(Cell::right));
-    top.extend(headings(&["REASON"]));
-    table.row(top);
+    table.row(headings(&["HANDOFF", "TO PROCESS", "OUTCOME", "WHEN", "REASON"]));
     attempts.iter().for_each(|attempt| table.row(entry(attempt, now)));
-    table.lines().collect()
+    let mut lines: Vec<String> = table.lines().collect();
+    lines.push(String::new());
+    lines.extend(durations(attempts));
+    lines
 }
 
 fn entry(attempt: &Attempt, now: Duration) -> Vec<Cell> {
-    let mut row = vec![
+    vec![
         Cell::new(generations(attempt)),
-        Cell::new(attempt.successor_pid.to_string()),
+        // It was not started, or never asked for the service.
+        Cell::new(some_process(attempt.successor_pid).map_or_else(|| "no process".to_owned(), |pid| pid.to_string())),
         Cell::new(outcome(attempt.outcome)).style(outcome_style(attempt.outcome)),
         Cell::new(ago(now.as_millis() as u64, attempt.began_unix_ms)),
-    ];
+        Cell::new(attempt.reason.as_deref().map(clean).unwrap_or_default()),
+    ]
+}
+
+/// How long each step of each attempt took.
+fn durations(attempts: &[Attempt]) -> Vec<String> {
+    let mut table = Table::new();
+    let mut top = headings(&["HANDOFF"]);
+    let steps = ["TOTAL", "TRANSFER", "INITIALISE", "RELEASE", "PAUSE", "DRAIN"];
+    top.extend(headings(&steps).into_iter().map(Cell::right));
+    table.row(top);
+    attempts.iter().for_each(|attempt| table.row(laps(attempt)));
+    table.lines().collect()
+}
+
+fn laps(attempt: &Attempt) -> Vec<Cell> {
     let laps = [
         Some(attempt.total_us),
         attempt.transfer_us,
@@ -138,8 +155,8 @@ fn entry(attempt: &Attempt, now: Duration) -> Vec<Cell> {
         attempt.pause_us,
         attempt.drain_us,
     ];
+    let mut row = vec![Cell::new(generations(attempt))];
     row.extend(laps.map(|lap| Cell::new(lap.map_or_else(|| "-".to_owned(), micros)).right()));
-    row.push(Cell::new(attempt.reason.as_deref().map(clean).unwrap_or_default()));
     row
 }
 
@@ -208,9 +225,9 @@ No handoff has been tried yet.";
         };
         let failed = Attempt {
             from: 2,
-            successor_pid: 42,
+            successor_pid: 0,
             outcome: Outcome::Failed,
-            reason: Some("the successor died".to_owned()),
+            reason: Some("cannot start /usr/bin/http: nothing has that name: check the path".to_owned()),
             began_unix_ms: 999_990_000,
             total_us: 7_000,
             transfer_us: None,
@@ -243,7 +260,8 @@ http 0.1.0
   generation   2
   process      41
   up           3 min 12 s
-  phase        it serves, while the new process, which has everything, initialises
+  phase        it serves, while the new process, which has everything,
+               initialises
   successor    process 43, version 0.2.0: warming up
   predecessor  process 40 drains: 1 connection is left
 
@@ -251,9 +269,14 @@ NAME  KIND          ADDRESS
 http  TCP listener  127.0.0.1:80
 and 2 more
 
-HANDOFF  TO PROCESS  OUTCOME    WHEN         TOTAL  TRANSFER  INITIALISE  RELEASE  PAUSE   DRAIN  REASON
-1 → 2    41          completed  2 min ago   153 ms    900 µs      150 ms  1.02 ms  80 µs  2.50 s
-2        42          failed     10 s ago   7.00 ms         -           -        -      -       -  the successor died";
+HANDOFF  TO PROCESS  OUTCOME    WHEN       REASON
+1 → 2    41          completed  2 min ago
+2        no process  failed     10 s ago   cannot start /usr/bin/http: nothing
+                                           has that name: check the path
+
+HANDOFF    TOTAL  TRANSFER  INITIALISE  RELEASE  PAUSE   DRAIN
+1 → 2     153 ms    900 µs      150 ms  1.02 ms  80 µs  2.50 s
+2        7.00 ms         -           -        -      -       -";
         assert_eq!(shown(&status), wanted);
     }
 
