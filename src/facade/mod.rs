@@ -39,7 +39,8 @@ pub(crate) const TELL: Duration = Duration::from_millis(250);
 /// the end of the drain, and has to arrive.
 const FAREWELL_ALLOWANCE: Duration = Duration::from_secs(2);
 
-/// How a service is to be run; `H` is the form, [`Handoff`] or [`tokio::Handoff`](crate::tokio::Handoff).
+/// How a service is to be run; `H` is the form, [`Handoff`](crate::Handoff) or
+/// [`tokio::Handoff`](crate::tokio::Handoff).
 #[derive(Debug)]
 pub struct HandoffBuilder<H> {
     config: Config,
@@ -65,15 +66,17 @@ impl<H> HandoffBuilder<H> {
         HandoffBuilder { config, operation, announcer: Announcer::default(), form: PhantomData }
     }
 
-    /// A signal that asks for an upgrade. Default: none; the control socket and [`Handle::upgrade`] always can.
+    /// A signal that asks for an upgrade. Default: none; the control socket and
+    /// [`Handle::upgrade`](crate::Handle::upgrade) always can.
     #[must_use]
     pub fn upgrade_on(mut self, signal: SignalKind) -> Self {
         self.operation.upgrade_on.push(signal);
         self
     }
 
-    /// A signal that stops the service. Default: none; the control socket and [`Handle::stop`] always can. A process
-    /// that drains does not hear it any more: the drain deadline ends it.
+    /// A signal that stops the service. Default: none; the control socket and
+    /// [`Handle::stop`](crate::Handle::stop) always can. A process that drains does not hear it any more: the drain
+    /// deadline ends it.
     #[must_use]
     pub fn stop_on(mut self, signal: SignalKind) -> Self {
         self.operation.stop_on.push(signal);

@@ -1,11 +1,15 @@
 //! The blocking form: a thread serves the control socket, and the calls wait with `poll(2)`.
 
 pub(crate) mod accept;
+mod handle;
+mod handoff;
 mod listen;
 mod receive;
-mod service;
+mod starting;
 
 pub use accept::{Accepted, Acceptor, Connection, Counted, Listener};
+pub use handle::Handle;
+pub use handoff::Handoff;
 pub use listen::{Control, Ready, Released, Successor, handoff_listen};
 pub use receive::{Inheritance, handoff_receive};
-pub use service::{Handle, Handoff, Starting};
+pub use starting::Starting;

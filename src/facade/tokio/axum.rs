@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, header::CONNECTION};
 use axum::response::Response;
 
 use super::accept::{Acceptor, Connection, Listener};
-use super::service::Handle;
+use super::handle::Handle;
 
 /// With `axum::serve`: accepting ends for good when this process is superseded, and the server goes on with the
 /// connections that it has.

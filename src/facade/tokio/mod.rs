@@ -7,9 +7,11 @@
 mod accept;
 #[cfg(feature = "axum")]
 mod axum;
+mod handle;
+mod handoff;
 mod listen;
 mod receive;
-mod service;
+mod starting;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
@@ -20,9 +22,11 @@ use ::tokio::io::unix::AsyncFd;
 #[cfg(feature = "axum")]
 pub use self::axum::last_answer;
 pub use accept::{Accepted, Acceptor, Connection, Incoming, Listener};
+pub use handle::Handle;
+pub use handoff::Handoff;
 pub use listen::{Control, Ready, Released, Successor, handoff_listen};
 pub use receive::{Inheritance, handoff_receive};
-pub use service::{Handle, Handoff, Starting};
+pub use starting::Starting;
 
 use crate::core::Packet;
 use crate::error::{Error, Result, StateError};
