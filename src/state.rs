@@ -48,6 +48,9 @@ pub struct State {
 
 impl State {
     /// A value, through serde's traits. Encoding a value through [`State::bincode`] is several times as fast.
+    ///
+    /// Its fields are written one after the other, without their names: number the shape of the type with
+    /// [`State::schema`], and change the number whenever the type changes.
     #[cfg(feature = "bincode")]
     pub fn serde<T: serde::Serialize + Send + 'static>(value: T) -> State {
         State::write(BINCODE_SERDE, move |out| {
@@ -82,6 +85,9 @@ impl State {
 
     /// The application's number for the shape of this state; 0 where it says none. A successor names the
     /// schemas that it reads with [`Config::schemas`](crate::Config::schemas).
+    ///
+    /// Without it, two fields of one type that change places between two versions decode into each other, and nothing
+    /// notices.
     #[must_use]
     pub fn schema(mut self, schema: u32) -> State {
         self.schema = schema;
