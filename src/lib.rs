@@ -250,7 +250,7 @@ mod kernel;
 mod state;
 mod sys;
 
-pub use crate::core::wire::{ErrorCode, Kind, Name, NameError};
+pub use crate::core::wire::{ErrorCode, Kind, Name, NameError, WireError};
 pub use crate::core::{Cause, Peer};
 pub use config::{Config, PeerPolicy, Timeouts};
 pub use driver::{Inheritable, Offer, SignalKind, Spawned};
@@ -262,6 +262,8 @@ pub use facade::blocking::{
 #[cfg(feature = "tokio")]
 pub use facade::tokio;
 pub use facade::{Finish, HandoffBuilder};
+/// Whose `Socket` is given options by [`Starting::tcp_listener_with`] and its kin.
+pub use socket2;
 pub use state::{Received, State};
 
 /// The README's program, compiled.

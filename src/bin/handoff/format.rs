@@ -212,26 +212,18 @@ mod tests {
     }
 
     fn attempt(outcome: Outcome) -> Attempt {
-        Attempt {
-            from: 3,
-            successor_pid: 41,
-            outcome,
-            reason: None,
-            began_unix_ms: 0,
-            total_us: 153_000,
-            transfer_us: None,
-            initialise_us: None,
-            release_us: None,
-            pause_us: None,
-            drain_us: None,
-        }
+        serde_json::from_value(serde_json::json!({
+            "from": 3, "successor_pid": 41, "outcome": outcome, "began_unix_ms": 0, "total_us": 153_000,
+        }))
+        .unwrap()
     }
 
     #[test]
     fn a_completed_attempt_is_summed_up_with_what_was_measured() {
         let bare = attempt(Outcome::Completed);
         assert_eq!(summary(&bare), "generation 4, process 41, serves after 153 ms");
-        let timed = Attempt { transfer_us: Some(900), pause_us: Some(80), ..bare };
+        let mut timed = bare;
+        (timed.transfer_us, timed.pause_us) = (Some(900), Some(80));
         assert_eq!(
             summary(&timed),
             "generation 4, process 41, serves after 153 ms (transfer 900 µs, nobody accepted for 80 µs)"
@@ -241,7 +233,9 @@ mod tests {
     #[test]
     fn there_is_no_process_0() {
         for outcome in [Outcome::Completed, Outcome::Orphaned, Outcome::Failed, Outcome::TakenBack] {
-            let summary = summary(&Attempt { successor_pid: 0, ..attempt(outcome) });
+            let mut unstarted = attempt(outcome);
+            unstarted.successor_pid = 0;
+            let summary = summary(&unstarted);
             assert!(!summary.contains("process 0"), "{summary}");
         }
         assert_eq!((process(0), process(41)), ("no process".to_owned(), "process 41".to_owned()));
@@ -249,7 +243,8 @@ mod tests {
 
     #[test]
     fn a_failed_attempt_is_summed_up_with_its_reason() {
-        let failed = Attempt { reason: Some("it\ndied".to_owned()), ..attempt(Outcome::Failed) };
+        let mut failed = attempt(Outcome::Failed);
+        failed.reason = Some("it\ndied".to_owned());
         assert_eq!(summary(&failed), "generation 3 was not replaced: it died");
         let back = attempt(Outcome::TakenBack);
         assert_eq!(summary(&back), "generation 3 had to take the service back: no reason is given");

@@ -166,26 +166,22 @@ fn headings(names: &[&str]) -> Vec<Cell> {
 
 #[cfg(test)]
 mod tests {
-    use fd_handoff::client::{Outcome, PredecessorStatus, SuccessorStatus};
+    use serde_json::{Value, json};
 
     use super::*;
 
     const NOW: Duration = Duration::from_secs(1_000_000);
 
-    fn quiet() -> Status {
-        Status {
-            name: "http".to_owned(),
-            version: "0.1.0".to_owned(),
-            pid: 41,
-            generation: 1,
-            phase: Phase::Serving,
-            uptime_ms: 192_000,
-            fds: Vec::new(),
-            fd_count: 0,
-            history: Vec::new(),
-            successor: None,
-            predecessor: None,
+    /// The status of a service that has just started, with these fields instead of its own.
+    fn status(fields: Value) -> Status {
+        let mut status = json!({
+            "name": "http", "version": "0.1.0", "pid": 41, "generation": 1, "phase": "serving", "uptime_ms": 192_000,
+            "fds": [], "fd_count": 0, "history": [], "successor": null, "predecessor": null,
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            status[name] = value.clone();
         }
+        serde_json::from_value(status).unwrap()
     }
 
     fn shown(status: &Status) -> String {
@@ -205,56 +201,25 @@ http 0.1.0
 It has named no listeners or other descriptors.
 
 No handoff has been tried yet.";
-        assert_eq!(shown(&quiet()), wanted);
+        assert_eq!(shown(&status(json!({}))), wanted);
     }
 
     #[test]
     fn a_service_about_which_there_is_everything_to_say() {
-        let completed = Attempt {
-            from: 1,
-            successor_pid: 41,
-            outcome: Outcome::Completed,
-            reason: None,
-            began_unix_ms: 999_880_000,
-            total_us: 153_000,
-            transfer_us: Some(900),
-            initialise_us: Some(150_000),
-            release_us: Some(1_020),
-            pause_us: Some(80),
-            drain_us: Some(2_500_000),
-        };
-        let failed = Attempt {
-            from: 2,
-            successor_pid: 0,
-            outcome: Outcome::Failed,
-            reason: Some("cannot start /usr/bin/http: nothing has that name: check the path".to_owned()),
-            began_unix_ms: 999_990_000,
-            total_us: 7_000,
-            transfer_us: None,
-            initialise_us: None,
-            release_us: None,
-            pause_us: None,
-            drain_us: None,
-        };
-        let fd = FdStatus {
-            name: "http".to_owned().try_into().unwrap(),
-            kind: fd_handoff::Kind::TcpListener,
-            addr: Some("127.0.0.1:80".to_owned()),
-        };
-        let status = Status {
-            generation: 2,
-            phase: Phase::Initialising,
-            fds: vec![fd],
-            fd_count: 3,
-            history: vec![completed, failed],
-            successor: Some(SuccessorStatus {
-                pid: 43,
-                version: "0.2.0".to_owned(),
-                progress: Some("warming up".to_owned()),
-            }),
-            predecessor: Some(PredecessorStatus { pid: 40, connections: Some(1) }),
-            ..quiet()
-        };
+        let completed = json!({
+            "from": 1, "successor_pid": 41, "outcome": "completed", "began_unix_ms": 999_880_000, "total_us": 153_000,
+            "transfer_us": 900, "initialise_us": 150_000, "release_us": 1_020, "pause_us": 80, "drain_us": 2_500_000,
+        });
+        let failed = json!({
+            "from": 2, "successor_pid": 0, "outcome": "failed", "began_unix_ms": 999_990_000, "total_us": 7_000,
+            "reason": "cannot start /usr/bin/http: nothing has that name: check the path",
+        });
+        let status = status(json!({
+            "generation": 2, "phase": "initialising", "history": [completed, failed],
+            "fds": [{ "name": "http", "kind": "tcp_listener", "addr": "127.0.0.1:80" }], "fd_count": 3,
+            "successor": { "pid": 43, "version": "0.2.0", "progress": "warming up" },
+            "predecessor": { "pid": 40, "connections": 1 },
+        }));
         let wanted = "\
 http 0.1.0
   generation   2
@@ -282,7 +247,7 @@ HANDOFF    TOTAL  TRANSFER  INITIALISE  RELEASE  PAUSE   DRAIN
 
     #[test]
     fn what_a_service_calls_itself_does_nothing_to_the_terminal() {
-        let status = Status { name: "http\x1b]0;title\x07".to_owned(), ..quiet() };
+        let status = status(json!({ "name": "http\x1b]0;title\x07" }));
         assert_eq!(title(&status), "http ]0;title  0.1.0");
         assert!(
             headline(&status).starts_with("http ]0;title  0.1.0, generation 1, process 41, up 3 min 12 s: it serves")

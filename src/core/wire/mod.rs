@@ -356,6 +356,7 @@ pub enum Outcome {
 
 /// One attempt at a handoff, for `history`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Attempt {
     /// The generation that gave, or would have given.
     pub from: u64,
@@ -693,6 +694,7 @@ pub struct Abort {
 
 /// The fields of `hello`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Hello {
     /// The protocol versions that the service speaks.
     pub protocol: VersionRange,
@@ -717,6 +719,7 @@ pub struct HelpText {
 
 /// One descriptor in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FdStatus {
     /// Its name.
     pub name: Name,
@@ -728,6 +731,7 @@ pub struct FdStatus {
 
 /// The handoff under way, in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SuccessorStatus {
     /// The successor's process id, as it sees itself.
     pub pid: u32,
@@ -739,6 +743,7 @@ pub struct SuccessorStatus {
 
 /// The drain of the generation before this one, in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PredecessorStatus {
     /// The predecessor's process id, as it sees itself.
     pub pid: u32,
@@ -748,6 +753,7 @@ pub struct PredecessorStatus {
 
 /// The fields of the answer to `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Status {
     /// The service's name.
     pub name: String,
@@ -775,6 +781,7 @@ pub struct Status {
 
 /// The fields of `event`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Event {
     /// What happened.
     pub event: News,

@@ -164,7 +164,9 @@ impl<L: Listener> Acceptor<L> {
                 // Counted before the gate can be shut: a drain that begins then waits for it.
                 let accepted = self.gate.pass(turns, || {
                     let accepted = accept.as_mut().poll(cx);
-                    accepted.map_ok(|(stream, addr)| (Connection { stream, counted: self.connections.token() }, addr))
+                    accepted.map_ok(|(stream, addr)| {
+                        (Connection { stream, counted: Counted(self.connections.token()) }, addr)
+                    })
                 });
                 match accepted {
                     None => return Poll::Ready(Ok(None)),
@@ -229,12 +231,16 @@ impl<L: Listener> Stream for Incoming<L> {
 #[derive(Debug)]
 pub struct Connection<S> {
     stream: S,
-    counted: TaskTrackerToken,
+    counted: Counted,
 }
+
+/// Counts one connection, or a job, until it is dropped.
+#[derive(Debug)]
+pub struct Counted(#[expect(dead_code, reason = "it counts by being there")] pub(super) TaskTrackerToken);
 
 impl<S> Connection<S> {
     /// The stream, and what counts it: drop that when the connection ends.
-    pub fn into_parts(self) -> (S, TaskTrackerToken) {
+    pub fn into_parts(self) -> (S, Counted) {
         (self.stream, self.counted)
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ::tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::accept::Counted;
 use crate::core::wire::Attempt;
 use crate::driver::generation::Generation;
 use crate::error::{Error, Result};
@@ -75,8 +75,8 @@ impl Handle {
 
     /// Counts a connection, or a job, that did not come from an [`Acceptor`](super::Acceptor), until what this
     /// returns is dropped: the drain waits for it.
-    pub fn count(&self) -> TaskTrackerToken {
-        self.connections.token()
+    pub fn count(&self) -> Counted {
+        Counted(self.connections.token())
     }
 
     /// Has a new process take over, and waits for the outcome.

@@ -21,7 +21,7 @@ use ::tokio::io::unix::AsyncFd;
 
 #[cfg(feature = "axum")]
 pub use self::axum::last_answer;
-pub use accept::{Accepted, Acceptor, Connection, Incoming, Listener};
+pub use accept::{Accepted, Acceptor, Connection, Counted, Incoming, Listener};
 pub use handle::Handle;
 pub use handoff::Handoff;
 pub use listen::{Control, Ready, Released, Successor, handoff_listen};
