@@ -203,7 +203,8 @@
 //! # Observing it
 //!
 //! Events go to [`tracing`](https://docs.rs/tracing), each with a stable name in the field `event`, in one span for each
-//! handoff. `tracing_subscriber::fmt::init()` at the top of `main` shows them. `status` at the control socket has the
+//! handoff. `tracing_subscriber::fmt::init()` at the top of `main` shows them. A new process that gives up says why: what the
+//! last call of its [`Starting`] failed of, or what it gives to [`Starting::fail`]. `status` at the control socket has the
 //! last attempts, with how long each step took: `pause_us` is the time in which nobody accepted. `docs/observability.md`
 //! lists all of it.
 //!
@@ -234,6 +235,8 @@
 #![cfg_attr(not(feature = "tokio"), doc = "[`tokio::Handoff::serve`]: #features")]
 #![cfg_attr(not(feature = "tokio"), doc = "[`tokio::Acceptor`]: #features")]
 #![cfg_attr(not(feature = "bincode"), doc = "[`Starting::state`]: #features")]
+// Other pages name it, too; that their links lead somewhere is checked where every feature is there.
+#![cfg_attr(not(all(feature = "tokio", feature = "bincode")), allow(rustdoc::broken_intra_doc_links))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]
@@ -261,7 +264,7 @@ pub use facade::blocking::{
 };
 #[cfg(feature = "tokio")]
 pub use facade::tokio;
-pub use facade::{Finish, HandoffBuilder};
+pub use facade::{Finish, HandoffBuilder, form};
 /// Whose `Socket` is given options by [`Starting::tcp_listener_with`] and its kin.
 pub use socket2;
 pub use state::{Received, State};

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use common::child::{self, Child, Parent};
 use common::raw::{Raw, inode};
-use common::{Form, Place, Service, allow_files, cause, config, forms, pairings, pipe, place, tcp_listener, text};
-use fd_handoff::{Cause, Error, ErrorCode, Kind, NameError, Offer, Owner, Peer, State};
+use common::{
+    Form, Inheritance, Place, Service, allow_files, cause, config, forms, pairings, pipe, place, tcp_listener, text,
+};
+use fd_handoff::{Cause, Error, ErrorCode, Kind, NameError, Offer, Owner, Peer, State, StateError};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pairings! {
@@ -29,12 +31,14 @@ pairings! {
     what_nobody_takes_is_closed_at_ready
     strict_mode_refuses_to_leave_descriptors
     a_successor_that_gives_up
+    a_successor_that_gives_up_says_why
     a_predecessor_that_refuses
     a_late_successor
 }
 
 forms! {
     takes_work_once_and_check_the_kind
+    giving_up_a_cold_start
     an_address_that_changed
     offers_that_cannot_be_made
     a_successor_without_room
@@ -417,6 +421,68 @@ fn a_successor_that_gives_up(old: Form, new: Form) {
     assert_eq!(history[0]["outcome"], "failed", "{history}");
     assert!(history[0]["reason"].as_str().unwrap().contains("gave up"), "{history}");
     service.assert_unharmed();
+}
+
+/// A `main` that returns the error of a call drops what it has inherited.
+fn a_successor_that_gives_up_says_why(old: Form, new: Form) {
+    type Way<'a> = &'a dyn Fn(Inheritance);
+    let Place { directory: _directory, path } = place();
+    let service = Service::start(old, config(&path), &path);
+    let occupied = tcp_listener();
+    let addr = occupied.local_addr().unwrap();
+    let bind = |it: &mut Inheritance| drop(it.tcp_listener("admin", addr).unwrap_err());
+    let decode = |it: &Inheritance| drop(it.state_with(|_| Err::<(), _>(mistake())).unwrap_err());
+    let cannot_bind = format!("cannot make \"admin\": {addr}: Address already in use");
+    let ways: [(Way<'_>, &str); 11] = [
+        (&|it| it.fail("the cache\nis cold"), "the cache is cold"),
+        (&|mut it| bind(&mut it), &cannot_bind),
+        (&|it| decode(&it), "cannot decode the state: a field is missing"),
+        (&|mut it| drop(it.take::<UdpSocket>("http").unwrap_err()), "\"http\" is a TCP listener"),
+        (
+            &|mut it| drop(it.tcp_listener("http", "127.0.0.2:0".parse().unwrap()).unwrap_err()),
+            "\"http\" was inherited at",
+        ),
+        (&|it| drop(it.ready().map(drop).unwrap_err()), "nobody took the inherited descriptors [\"http\"]"),
+        (&|mut it| (bind(&mut it), it.fail("no other port")).1, "no other port"),
+        // What it goes on after was no reason.
+        (&|mut it| (bind(&mut it), it.progress("so without admin")).1, "the successor's application gave up"),
+        (&|mut it| (bind(&mut it), drop(it.take::<TcpListener>("http"))).1, "the successor's application gave up"),
+        (&|it| panics_with(it), "the successor's application panicked"),
+        (&|mut it| (bind(&mut it), panics_with(it)).1, &cannot_bind),
+    ];
+    for (gives_up, why) in ways {
+        gives_up(new.receive(config(&path).strict(true)).unwrap());
+        match cause(&service.failure()) {
+            Cause::Aborted { peer: Peer::Successor, code: ErrorCode::Application, reason } => {
+                assert!(reason.starts_with(why), "{reason:?} instead of {why:?}");
+            }
+            other => panic!("{other} instead of {why:?}"),
+        }
+        let history = service.connect().ask("status")["history"].clone();
+        let attempt = history.as_array().unwrap().last().unwrap();
+        assert_eq!(attempt["outcome"], "failed", "{attempt}");
+        assert!(attempt["reason"].as_str().unwrap().contains(why), "{attempt} instead of {why:?}");
+    }
+    service.assert_unharmed();
+}
+
+fn mistake() -> StateError {
+    StateError::Decode("a field is missing".into())
+}
+
+fn panics_with(inheritance: Inheritance) {
+    let panics = move || {
+        let _inheritance = inheritance;
+        panic!("a mistake in the new version");
+    };
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).unwrap_err();
+}
+
+fn giving_up_a_cold_start(form: Form) {
+    let Place { directory: _directory, path } = place();
+    form.receive(config(&path)).unwrap().fail("no such luck");
+    let control = form.receive(config(&path)).unwrap().ready().unwrap();
+    assert_eq!(control.generation(), 1);
 }
 
 fn a_predecessor_that_refuses(old: Form, new: Form) {

@@ -19,7 +19,7 @@ use common::raw::inode;
 use common::service::{Handoff, Plan, Starting};
 use common::{Form, PATIENCE, Place, config, forms, pairings, pipe, place};
 use fd_handoff::client::{Client, News, Outcome, Step};
-use fd_handoff::{Error, ErrorCode, Failure, Finish, Received, State};
+use fd_handoff::{Error, ErrorCode, Failure, Finish, Received, State, StateError};
 use socket2::{Domain, Socket, Type};
 
 pairings! {
@@ -30,6 +30,7 @@ pairings! {
     farewells_that_nobody_absorbs_are_relayed
     a_last_state_that_cannot_be_encoded_holds_up_no_other
     finishing_twice_does_nothing
+    a_new_service_that_cannot_start_says_why
 }
 
 forms! {
@@ -398,6 +399,53 @@ fn finishing_without_being_superseded_stops(form: Form) {
     assert!(waiting.join().unwrap(), "nothing more is accepted");
     assert!(handle.is_superseded() && !path.exists());
     assert_eq!(handoff.finish().unwrap(), Finish::Exit);
+}
+
+/// The way of a `main` that returns its errors, and of one that names its reason.
+fn a_new_service_that_cannot_start_says_why(old: Form, new: Form) {
+    type Way<'a> = &'a dyn Fn(Starting);
+    let Place { directory, path } = place();
+    let mut first = start(old, &path);
+    let door = first.tcp("http").unwrap();
+    first.on_offer(|| State::bytes("not what it was"));
+    let first = first.ready().unwrap();
+    let handle = first.handle();
+    let first = serve(first);
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = occupied.local_addr().unwrap();
+    let cannot_bind = format!("cannot make \"admin\": {addr}: Address already in use");
+    let at = directory.path().join("no such directory").join("unix.sock");
+    let cannot_bind_unix = format!("cannot make \"unix\": {}: No such file", at.display());
+    let ways: [(Way<'_>, &str); 5] = [
+        (&|it| it.fail("the database has an older schema"), "the database has an older schema"),
+        (&|mut it| drop(it.tcp_with("admin", addr, |_| Ok(())).err().unwrap()), &cannot_bind),
+        (&|mut it| drop(it.unix("unix", &at).err().unwrap()), &cannot_bind_unix),
+        (
+            &|mut it| drop((it.tcp("http").unwrap(), it.tcp("http").err().unwrap())),
+            "the name \"http\" is offered twice",
+        ),
+        (
+            &|it| {
+                let decoded = it.state_with(|_| Err::<(), _>(StateError::Decode("a field is missing".into())));
+                drop(decoded.unwrap_err());
+            },
+            "cannot decode the state: a field is missing",
+        ),
+    ];
+    for (count, (gives_up, why)) in ways.into_iter().enumerate() {
+        gives_up(start(new, &path));
+        let history = || Client::connect(&path).unwrap().status().unwrap().history;
+        // The successor does not wait for it.
+        wait_for(|| history().len() > count);
+        let attempt = history().pop().unwrap();
+        assert_eq!(attempt.outcome, Outcome::Failed);
+        let reason = attempt.reason.unwrap();
+        assert!(reason.contains(why), "{reason:?} instead of {why:?}");
+    }
+    let _client = TcpStream::connect(door.addr()).unwrap();
+    assert!(door.accept().is_some(), "the old one serves on");
+    handle.stop();
+    ended(first);
 }
 
 /// Each of the ways in which an application may fail to give its state.

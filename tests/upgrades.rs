@@ -219,7 +219,7 @@ fn a_binary_that_hangs_after_receive(form: Form) {
 }
 
 fn a_binary_that_panics(form: Form) {
-    broken(form, "panics", None, "the successor's application gave up");
+    broken(form, "panics", None, "the successor's application panicked");
 }
 
 fn a_binary_that_is_not_executable(form: Form) {

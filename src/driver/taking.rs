@@ -1,10 +1,11 @@
 //! The successor's side of one handoff, without the waiting: what the blocking and the tokio calls share.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::Span;
@@ -223,7 +224,13 @@ impl Transfer {
             state: state.map(Arc::new),
             named: Named::default(),
             operated: false,
-            source: Source::Predecessor(Box::new(Claim { offer, laps, link: Some(self.link), failed: None })),
+            source: Source::Predecessor(Box::new(Claim {
+                offer,
+                laps,
+                link: Some(self.link),
+                failed: None,
+                last_error: Mutex::default(),
+            })),
         }
     }
 }
@@ -264,7 +271,7 @@ enum Source {
     Predecessor(Box<Claim>),
 }
 
-/// A complete transfer that has not come to its end. Dropped before that, it is given up, with a word.
+/// A complete transfer that has not come to its end. Dropped before that, it is given up, and says why.
 #[derive(Debug)]
 struct Claim {
     offer: Box<wire::Offer>,
@@ -273,6 +280,8 @@ struct Claim {
     link: Option<Link<Successor<OwnedFd>>>,
     /// How the handoff ended, where that was heard before ready, which reports it.
     failed: Option<Cause>,
+    /// What the application's last call failed of, if it did: the reason, should it now give up.
+    last_error: Mutex<Option<String>>,
 }
 
 impl Claim {
@@ -290,7 +299,12 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.say(Command::Abort(Cause::Here("the successor's application gave up".to_owned())));
+        let last_error = self.last_error.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let reason = last_error.unwrap_or_else(|| {
+            let how = if std::thread::panicking() { "panicked" } else { "gave up" };
+            format!("the successor's application {how}")
+        });
+        self.say(Command::Abort(Cause::Here(reason)));
     }
 }
 
@@ -397,8 +411,20 @@ impl Inherited {
         fd
     }
 
+    /// Remembers what a call of the application's failed of. One that goes well later tells that it was no reason to
+    /// give up.
+    pub(crate) fn noted<T, E: fmt::Display>(&self, done: Result<T, E>) -> Result<T, E> {
+        self.source.noted(done)
+    }
+
+    /// Gives the handoff up. On a cold start there is nobody to tell.
+    pub(crate) fn fail(self, reason: &str) {
+        let _ = self.noted::<(), _>(Err(reason));
+    }
+
     pub(crate) fn progress(&mut self, message: &str) {
         if let Source::Predecessor(claim) = &mut self.source {
+            claim.last_error = Mutex::default();
             claim.say(Command::Progress(message.to_owned()));
         }
     }
@@ -409,7 +435,7 @@ impl Inherited {
         let unclaimed = self.unclaimed.names();
         if !unclaimed.is_empty() {
             if self.config.strict {
-                return Err(Error::Unclaimed(unclaimed));
+                return self.source.noted(Err(Error::Unclaimed(unclaimed)));
             }
             tracing::warn!(event = "unclaimed", names = ?unclaimed, "closing inherited descriptors that nobody took");
         }
@@ -417,9 +443,10 @@ impl Inherited {
         let (number, path) = (self.source.generation(), self.source.path());
         let origin = Origin { number, path, named: self.named, operated: self.operated };
         let generation = Generation::new(self.config, self.place, self.control, origin)
-            .map_err(Error::io("set up the new generation"))?;
-        let generation = Arc::new(generation);
-        let reception = Reception::new(Arc::clone(&generation)).map_err(Error::io("set up the control socket"))?;
+            .map_err(Error::io("set up the new generation"));
+        let generation = Arc::new(self.source.noted(generation)?);
+        let reception = Reception::new(Arc::clone(&generation)).map_err(Error::io("set up the control socket"));
+        let reception = self.source.noted(reception)?;
         let mut source = self.source;
         match &mut source {
             Source::Cold(_) => {
@@ -447,6 +474,14 @@ impl Inherited {
 }
 
 impl Source {
+    fn noted<T, E: fmt::Display>(&self, done: Result<T, E>) -> Result<T, E> {
+        if let Source::Predecessor(claim) = self {
+            let last_error = done.as_ref().err().map(ToString::to_string);
+            *claim.last_error.lock().unwrap_or_else(PoisonError::into_inner) = last_error;
+        }
+        done
+    }
+
     fn generation(&self) -> u64 {
         match self {
             Source::Cold(_) => 1,
@@ -481,6 +516,11 @@ pub(crate) struct Takeover {
 impl Readied {
     pub(crate) fn generation(&self) -> &Arc<Generation> {
         &self.generation
+    }
+
+    /// [`Inherited::noted`].
+    pub(crate) fn noted<T>(&self, done: Result<T>) -> Result<T> {
+        self.source.noted(done)
     }
 
     /// What to wait for; nothing on a cold start.

@@ -3,8 +3,13 @@
 
 mod announcer;
 pub(crate) mod blocking;
+mod connection;
+pub mod form;
+mod handle;
 mod hooks;
+mod inheritance;
 pub(crate) mod registry;
+mod starting;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
@@ -39,7 +44,7 @@ pub(crate) const TELL: Duration = Duration::from_millis(250);
 /// the end of the drain, and has to arrive.
 const FAREWELL_ALLOWANCE: Duration = Duration::from_secs(2);
 
-/// How a service is to be run; `H` is the form, [`Handoff`](crate::Handoff) or [`tokio::Handoff`][on-tokio].
+/// How a service is to be run; `H` is what it becomes, [`Handoff`](crate::Handoff) or [`tokio::Handoff`][on-tokio].
 ///
 #[cfg_attr(feature = "tokio", doc = "[on-tokio]: crate::tokio::Handoff")]
 #[cfg_attr(not(feature = "tokio"), doc = "[on-tokio]: crate#features")]
@@ -54,7 +59,6 @@ pub struct HandoffBuilder<H> {
 /// A builder that has become what it was to build.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) config: Config,
     pub(crate) operation: Operation,
     pub(crate) announcer: Announcer,
     /// How long this process may drain.
@@ -126,10 +130,10 @@ impl<H> HandoffBuilder<H> {
         self
     }
 
-    pub(crate) fn plan(self) -> Plan {
+    pub(crate) fn plan(self) -> (Config, Plan) {
         let drain = self.config.timeouts.drain.min(FOREVER);
         let allowed = drain.saturating_add(FAREWELL_ALLOWANCE);
         let config = self.config.timeouts(|timeouts| timeouts.drain = allowed);
-        Plan { config, operation: self.operation, announcer: self.announcer, drain }
+        (config, Plan { operation: self.operation, announcer: self.announcer, drain })
     }
 }

@@ -271,6 +271,10 @@ impl Inheritance {
         call!(self, it => it.progress(message));
     }
 
+    pub(crate) fn fail(self, reason: &str) {
+        call!(self, it => it.fail(reason));
+    }
+
     pub(crate) fn ready(self) -> Result<Control> {
         step!(self, it => it.ready(), Control)
     }

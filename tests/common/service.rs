@@ -237,6 +237,21 @@ impl Starting {
         .unwrap()
     }
 
+    pub(crate) fn state_with<T: Send + 'static>(
+        &self,
+        decode: impl FnOnce(&Received) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<Option<T>, StateError> {
+        match self {
+            Starting::Blocking(it) => it.state_with(decode),
+            #[cfg(feature = "tokio")]
+            Starting::Tokio(it, runtime) => runtime.block_on(it.state_with(decode)),
+        }
+    }
+
+    pub(crate) fn fail(self, reason: &str) {
+        call!(self, it => it.fail(reason));
+    }
+
     pub(crate) fn progress(&mut self, message: &str) {
         call!(self, it => it.progress(message));
     }

@@ -2,12 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::facade::form::{self, Blocking};
 use crate::sys::event::{Signal, wait_readable};
 
 /// Accepts connections on a listener, from any number of threads, until it is stopped.
@@ -184,32 +184,7 @@ impl<L: Listener> AsFd for Acceptor<L> {
 }
 
 /// A connection, counted until it is dropped. It is used like the stream in it.
-#[derive(Debug)]
-pub struct Connection<S> {
-    stream: S,
-    counted: Counted,
-}
-
-impl<S> Connection<S> {
-    /// The stream, and what counts it: drop that when the connection ends.
-    pub fn into_parts(self) -> (S, Counted) {
-        (self.stream, self.counted)
-    }
-}
-
-impl<S> Deref for Connection<S> {
-    type Target = S;
-
-    fn deref(&self) -> &S {
-        &self.stream
-    }
-}
-
-impl<S> DerefMut for Connection<S> {
-    fn deref_mut(&mut self) -> &mut S {
-        &mut self.stream
-    }
-}
+pub type Connection<S> = form::Connection<Blocking, S>;
 
 impl<S: Read> Read for Connection<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -235,7 +210,7 @@ impl<S: AsFd> AsFd for Connection<S> {
 
 /// How many connections there are.
 #[derive(Debug, Clone)]
-pub(crate) struct Connections(Arc<Counter>);
+pub struct Connections(Arc<Counter>);
 
 #[derive(Debug)]
 struct Counter {

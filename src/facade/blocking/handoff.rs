@@ -2,7 +2,6 @@
 //! control socket.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
@@ -117,7 +116,7 @@ impl Handoff {
             }
             Err(failure) if failure.may_serve() => {
                 self.announcer.serving();
-                self.handle.superseded.store(false, Ordering::SeqCst);
+                self.handle.term.renew();
                 self.handle.registry.open();
                 Ok(Finish::Resume)
             }

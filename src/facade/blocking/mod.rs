@@ -1,6 +1,7 @@
 //! The blocking form: a thread serves the control socket, and the calls wait with `poll(2)`.
 
 pub(crate) mod accept;
+pub(super) mod form;
 mod handle;
 mod handoff;
 mod listen;

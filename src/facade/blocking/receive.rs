@@ -1,14 +1,13 @@
 //! The successor's side, blocking.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::driver::descriptor::Inheritable;
 use crate::driver::taking::{Found, Inherited, Search, Transfer};
 use crate::error::{Error, Result, StateError};
 use crate::facade::blocking::listen::{Control, wait_until};
+use crate::facade::form::{self, Blocking};
 use crate::state::Received;
 use crate::sys::event::wait_readable;
 
@@ -49,92 +48,11 @@ fn receive(mut transfer: Transfer) -> Result<Inherited> {
 
 /// What a new generation begins with: descriptors by name, and the snapshot. Empty on a cold start.
 ///
-/// Dropping it gives the handoff up; the predecessor goes on serving.
-#[derive(Debug)]
-pub struct Inheritance {
-    pub(crate) inherited: Inherited,
-}
-
-impl From<Inherited> for Inheritance {
-    fn from(inherited: Inherited) -> Inheritance {
-        Inheritance { inherited }
-    }
-}
+/// Dropping it gives the handoff up; the predecessor goes on serving. What does not wait is said once for both
+/// forms, by [`form::Inheritance`]: what it takes and binds, and how to give up with a reason.
+pub type Inheritance = form::Inheritance<Blocking>;
 
 impl Inheritance {
-    /// Whether nobody was there to inherit from.
-    pub fn is_cold_start(&self) -> bool {
-        self.inherited.is_cold_start()
-    }
-
-    /// The generation that this process is about to be, from 1.
-    pub fn generation(&self) -> u64 {
-        self.inherited.generation()
-    }
-
-    /// Takes the descriptor of this name, if one was handed over and not taken before.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::WrongKind`] where it is something else, [`Error::Several`] where the name stands for a group.
-    pub fn take<T: Inheritable>(&mut self, name: &str) -> Result<Option<T>> {
-        self.inherited.take(name)
-    }
-
-    /// Takes all the descriptors of this name, in the order in which they were offered.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::WrongKind`] where one of them is something else; then none is taken.
-    pub fn take_all<T: Inheritable>(&mut self, name: &str) -> Result<Vec<T>> {
-        self.inherited.take_all(name)
-    }
-
-    /// Takes the descriptor of this name, or else makes it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Inheritance::take`], and whatever `make` says.
-    pub fn take_or_else<T, E>(&mut self, name: &str, make: impl FnOnce() -> Result<T, E>) -> Result<T>
-    where
-        T: Inheritable + AsFd,
-        E: Into<std::io::Error>,
-    {
-        self.inherited.take_or_else(name, make)
-    }
-
-    /// The inherited listener of this name, or else a new one, bound to `addr`. Port 0 stands for any port.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::AddressChanged`] where the inherited one is bound elsewhere, and what `bind(2)` says.
-    pub fn tcp_listener(&mut self, name: &str, addr: SocketAddr) -> Result<TcpListener> {
-        self.inherited.take_bound(name, addr, TcpListener::bind).map(|(_, listener)| listener)
-    }
-
-    /// The inherited UDP socket of this name, or else a new one, bound to `addr`. Port 0 stands for any port.
-    ///
-    /// # Errors
-    ///
-    /// As [`Inheritance::tcp_listener`].
-    pub fn udp_socket(&mut self, name: &str, addr: SocketAddr) -> Result<UdpSocket> {
-        self.inherited.take_bound(name, addr, UdpSocket::bind).map(|(_, socket)| socket)
-    }
-
-    /// Names a socket or file in `status` that this program made in another way.
-    ///
-    /// # Errors
-    ///
-    /// A name that is not allowed, or a descriptor that cannot be examined.
-    pub fn register(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
-        self.inherited.register(name, fd)
-    }
-
-    /// The snapshot's bytes, if there is one.
-    pub fn received(&self) -> Option<&Received> {
-        self.inherited.state().map(AsRef::as_ref)
-    }
-
     /// The snapshot, if there is one, as [`State::serde`](crate::State::serde) was given it.
     ///
     /// # Errors
@@ -154,12 +72,7 @@ impl Inheritance {
         &self,
         decode: impl FnOnce(&Received) -> Result<T, StateError>,
     ) -> Result<Option<T>, StateError> {
-        self.received().map(decode).transpose()
-    }
-
-    /// Tells the predecessor how the initialisation goes, and begins its ready deadline anew.
-    pub fn progress(&mut self, message: &str) {
-        self.inherited.progress(message);
+        self.inherited.noted(self.received().map(decode).transpose())
     }
 
     /// Says that this process can serve, and waits until the predecessor has stopped accepting. When it
@@ -174,14 +87,15 @@ impl Inheritance {
     pub fn ready(self) -> Result<Control> {
         let (mut readied, reception) = self.inherited.ready()?;
         // If the handoff fails, dropping it ends the background again.
-        let control = Control::begin(Arc::clone(readied.generation()), reception)?;
+        let control = readied.noted(Control::begin(Arc::clone(readied.generation()), reception))?;
         loop {
             if let Some(takeover) = readied.poll() {
                 readied.own(takeover?);
                 return Ok(control);
             }
             if let Some(link) = readied.link() {
-                wait_readable(&[link.poller().as_fd()], link.deadline()).map_err(Error::io("wait"))?;
+                let waited = wait_readable(&[link.poller().as_fd()], link.deadline());
+                readied.noted(waited.map_err(Error::io("wait")))?;
             }
         }
     }

@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::{Deref, DerefMut};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
@@ -16,6 +15,9 @@ use ::tokio::time::sleep;
 use futures_core::Stream;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::form::Tokio;
+use crate::facade::form;
 
 /// How long a server waits after a failed `accept(2)`: the process is out of descriptors, most likely.
 const AFTER_AN_ERROR: Duration = Duration::from_millis(100);
@@ -228,36 +230,11 @@ impl<L: Listener> Stream for Incoming<L> {
 }
 
 /// A connection, counted until it is dropped. It is used like the stream in it.
-#[derive(Debug)]
-pub struct Connection<S> {
-    stream: S,
-    counted: Counted,
-}
+pub type Connection<S> = form::Connection<Tokio, S>;
 
-/// Counts one connection, or a job, until it is dropped.
+/// Counts a connection, or a job, until it is dropped.
 #[derive(Debug)]
 pub struct Counted(#[expect(dead_code, reason = "it counts by being there")] pub(super) TaskTrackerToken);
-
-impl<S> Connection<S> {
-    /// The stream, and what counts it: drop that when the connection ends.
-    pub fn into_parts(self) -> (S, Counted) {
-        (self.stream, self.counted)
-    }
-}
-
-impl<S> Deref for Connection<S> {
-    type Target = S;
-
-    fn deref(&self) -> &S {
-        &self.stream
-    }
-}
-
-impl<S> DerefMut for Connection<S> {
-    fn deref_mut(&mut self) -> &mut S {
-        &mut self.stream
-    }
-}
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

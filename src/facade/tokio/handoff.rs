@@ -1,13 +1,13 @@
 //! The facade on tokio. A task hears signals, requests and successors, from the first call of
 //! [`Handoff::superseded`] on.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::tokio::sync::oneshot;
 use ::tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::handle::{Handle, Term};
+use super::handle::Handle;
 use super::listen::{Control, Ready, Released, Successor};
 use super::{Watched, off_runtime};
 use crate::config::Config;
@@ -58,6 +58,7 @@ pub struct Handoff {
     pub(super) handle: Handle,
     pub(super) hooks: Hooks,
     pub(super) announcer: Announcer,
+    pub(super) drain: Duration,
 }
 
 /// Where the steward is.
@@ -284,7 +285,7 @@ impl Handoff {
     /// Waits for `drain` until the drain deadline, and a little longer once that has been told to what is left.
     async fn in_time(&self, drain: impl Future) {
         let mut drain = std::pin::pin!(drain);
-        if timeout(self.handle.drain, &mut drain).await.is_ok() {
+        if timeout(self.drain, &mut drain).await.is_ok() {
             return;
         }
         let connections = self.handle.connections();
@@ -301,7 +302,7 @@ impl Handoff {
     fn resume(&mut self, steward: Steward) {
         self.announcer.serving();
         self.handle.connections.reopen();
-        *self.handle.term.lock().unwrap_or_else(PoisonError::into_inner) = Term::default();
+        self.handle.term.renew();
         self.steward = Some(Stewarding::Idle(steward));
         self.handle.registry.open();
     }

@@ -7,6 +7,7 @@
 mod accept;
 #[cfg(feature = "axum")]
 mod axum;
+pub(super) mod form;
 mod handle;
 mod handoff;
 mod listen;

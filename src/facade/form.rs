@@ -1,0 +1,82 @@
+//! What both forms say alike, said once: [`Starting`], [`Inheritance`], [`Handle`] and [`Connection`] of a [`Form`].
+//!
+//! A program names them as [`crate::Starting`] or [`crate::tokio::Starting`], and needs nothing from here. What
+//! waits, and so differs, is on the type of the one form or the other: [`crate::Starting::ready`] blocks, and
+//! [`crate::tokio::Starting::ready`] is to be awaited.
+
+use std::fmt::Debug;
+use std::io;
+use std::net;
+use std::os::unix::net as unix;
+use std::sync::Arc;
+
+use super::registry::{Shared, Shuts};
+
+pub use super::blocking::form::Blocking;
+pub use super::connection::Connection;
+pub use super::handle::Handle;
+pub use super::inheritance::Inheritance;
+pub use super::starting::Starting;
+#[cfg(feature = "tokio")]
+pub use super::tokio::form::Tokio;
+
+/// How a program waits: [`Blocking`], or [`Tokio`](crate::form::Tokio) with the feature `tokio`. Sealed.
+pub trait Form: sealed::Sealed + Debug + Sized + 'static {
+    /// Accepts on a listener until this process is superseded: [`crate::Acceptor`] or [`crate::tokio::Acceptor`].
+    type Acceptor<L>;
+    /// A TCP listener: std's or tokio's.
+    type TcpListener;
+    /// A UDP socket: std's or tokio's.
+    type UdpSocket;
+    /// A Unix listener: std's or tokio's.
+    type UnixListener;
+    /// A Unix datagram socket: std's or tokio's.
+    type UnixDatagram;
+    /// Counts a connection until it is dropped.
+    type Counted;
+
+    /// How many connections there are.
+    #[doc(hidden)]
+    type Connections: Debug + Clone;
+    /// Says when this process is superseded.
+    #[doc(hidden)]
+    type Term: Debug + Clone + Default;
+
+    #[doc(hidden)]
+    fn connections() -> io::Result<Self::Connections>;
+    #[doc(hidden)]
+    fn count(connections: &Self::Connections) -> usize;
+    #[doc(hidden)]
+    fn begin(connections: &Self::Connections) -> Self::Counted;
+    #[doc(hidden)]
+    fn is_superseded(term: &Self::Term) -> bool;
+
+    #[doc(hidden)]
+    fn tcp_listener(listener: net::TcpListener) -> io::Result<Self::TcpListener>;
+    #[doc(hidden)]
+    fn udp_socket(socket: net::UdpSocket) -> io::Result<Self::UdpSocket>;
+    #[doc(hidden)]
+    fn unix_datagram(socket: unix::UnixDatagram) -> io::Result<Self::UnixDatagram>;
+    #[doc(hidden)]
+    fn accept_tcp(
+        listener: net::TcpListener,
+        connections: &Self::Connections,
+    ) -> io::Result<Gated<Self::Acceptor<Self::TcpListener>>>;
+    #[doc(hidden)]
+    fn accept_unix(
+        listener: unix::UnixListener,
+        connections: &Self::Connections,
+    ) -> io::Result<Gated<Self::Acceptor<Self::UnixListener>>>;
+}
+
+/// An acceptor, and what the registry keeps of it.
+#[doc(hidden)]
+pub struct Gated<A> {
+    pub(super) acceptor: A,
+    pub(super) listener: Shared,
+    pub(super) gate: Arc<dyn Shuts>,
+}
+
+pub(super) mod sealed {
+    pub trait Sealed {}
+}

@@ -1,0 +1,79 @@
+//! What other threads and tasks can do with a service, in either form.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use crate::driver::generation::Generation;
+use crate::error::Result;
+use crate::facade::form::Form;
+use crate::facade::registry::{self, Registry};
+
+/// What other threads or tasks can do with a service: [`crate::Handle`], and [`crate::tokio::Handle`] on tokio.
+#[derive(Debug)]
+pub struct Handle<F: Form> {
+    pub(super) registry: Registry,
+    pub(super) connections: F::Connections,
+    pub(super) generation: Arc<Generation>,
+    pub(super) term: F::Term,
+}
+
+/// Another handle to the same service. Written by hand: no form is `Clone`, nor has to be.
+impl<F: Form> Clone for Handle<F> {
+    fn clone(&self) -> Handle<F> {
+        Handle {
+            registry: self.registry.clone(),
+            connections: self.connections.clone(),
+            generation: Arc::clone(&self.generation),
+            term: self.term.clone(),
+        }
+    }
+}
+
+impl<F: Form> Handle<F> {
+    /// Whether this process is to stop accepting, or has. A server may then tell each of its clients that this is the
+    /// last answer on their connection: `Connection: close` in HTTP/1.1.
+    pub fn is_superseded(&self) -> bool {
+        F::is_superseded(&self.term)
+    }
+
+    /// How many connections are counted.
+    pub fn connections(&self) -> usize {
+        F::count(&self.connections)
+    }
+
+    /// Counts a connection, or a job, that did not come from an acceptor of
+    /// [`Starting`](crate::form::Starting), until what this returns is dropped: the drain waits for it.
+    pub fn count(&self) -> F::Counted {
+        F::begin(&self.connections)
+    }
+
+    /// Stops the service.
+    pub fn stop(&self) {
+        self.generation.ask_stop();
+    }
+
+    /// Names another socket or file, and offers it to each successor, in the place of those that had the name. It is
+    /// duplicated: it stays open here until it is [forgotten](Handle::forget).
+    ///
+    /// # Errors
+    ///
+    /// A name that is not allowed, or a descriptor that cannot be examined or duplicated.
+    pub fn register(&self, name: &str, fd: &impl AsFd) -> Result<()> {
+        self.register_group(name, [fd])
+    }
+
+    /// As [`Handle::register`], for several under one name.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn register_group<'a, T: AsFd + 'a>(&self, name: &str, fds: impl IntoIterator<Item = &'a T>) -> Result<()> {
+        registry::register_group(&self.registry, &self.generation, name, fds)
+    }
+
+    /// Stops accepting on the sockets of this name, and no longer offers them: the service gives a part of itself up,
+    /// and serves on with the rest. Returns whether there were any.
+    pub fn forget(&self, name: &str) -> bool {
+        registry::forget(&self.registry, &self.generation, name)
+    }
+}

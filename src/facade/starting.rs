@@ -1,0 +1,274 @@
+//! A service that initialises, in either form.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Socket, Type};
+
+use crate::core::wire::Entry;
+use crate::driver::descriptor::Inheritable;
+use crate::driver::steward::Operation;
+use crate::error::{Error, Result};
+use crate::facade::form::{Form, Gated};
+use crate::facade::inheritance::{Inheritance, waiting_on};
+use crate::facade::registry::{self, Registry};
+use crate::facade::{Announcer, Hook, Hooks, Plan};
+use crate::state::State;
+
+/// A service that initialises. On an upgrade its predecessor serves meanwhile. [`crate::Starting`], and
+/// [`crate::tokio::Starting`] on tokio.
+///
+/// Dropping it gives the handoff up; the predecessor goes on serving, and is told what the last call failed of, if it
+/// did. [`Starting::fail`] names another reason.
+#[derive(Debug)]
+pub struct Starting<F: Form> {
+    pub(super) inheritance: Inheritance<F>,
+    pub(super) registry: Registry,
+    pub(super) connections: F::Connections,
+    pub(super) hooks: Hooks,
+    pub(super) operation: Operation,
+    pub(super) announcer: Announcer,
+    pub(super) drain: Duration,
+}
+
+impl<F: Form> Starting<F> {
+    /// What was taken over is to be run as the plan says.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says where connections cannot be counted.
+    pub(super) fn begin(mut inheritance: Inheritance<F>, how: Plan) -> Result<Starting<F>> {
+        inheritance.inherited.operated = true;
+        let connections = F::connections().map_err(Error::io("count connections"));
+        Ok(Starting {
+            connections: inheritance.inherited.noted(connections)?,
+            inheritance,
+            registry: Registry::default(),
+            hooks: Hooks::default(),
+            operation: how.operation,
+            announcer: how.announcer,
+            drain: how.drain,
+        })
+    }
+
+    /// Whether nobody was there to inherit from.
+    pub fn is_cold_start(&self) -> bool {
+        self.inheritance.is_cold_start()
+    }
+
+    /// The generation that this process is about to be, from 1.
+    pub fn generation(&self) -> u64 {
+        self.inheritance.generation()
+    }
+
+    /// The inherited listener of this name, or else a new one, bound to `addr`. Port 0 stands for any port.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AddressChanged`] where the inherited one is bound elsewhere, and what `bind(2)` says.
+    pub fn tcp_listener(&mut self, name: &str, addr: SocketAddr) -> Result<F::Acceptor<F::TcpListener>> {
+        self.tcp_listener_with(name, addr, |_| Ok(()))
+    }
+
+    /// As [`Starting::tcp_listener`]; `options` sets what is to be set on a new socket before it is bound.
+    ///
+    /// # Errors
+    ///
+    /// As there, and what `options` says.
+    pub fn tcp_listener_with(
+        &mut self,
+        name: &str,
+        addr: SocketAddr,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<F::Acceptor<F::TcpListener>> {
+        self.under(name, |it| {
+            let (facts, listener) = registry::tcp_listener(&mut it.inheritance.inherited, name, addr, &mut options)?;
+            let gated = F::accept_tcp(listener, &it.connections).map_err(waiting_on(name))?;
+            Ok(it.accept_behind(facts, gated))
+        })
+    }
+
+    /// The inherited UDP socket of this name, or else a new one, bound to `addr`. Port 0 stands for any port. Stop
+    /// reading from it when superseded: what has come stays for the successor.
+    ///
+    /// # Errors
+    ///
+    /// As [`Starting::tcp_listener`].
+    pub fn udp_socket(&mut self, name: &str, addr: SocketAddr) -> Result<F::UdpSocket> {
+        self.udp_socket_with(name, addr, |_| Ok(()))
+    }
+
+    /// As [`Starting::udp_socket`]; `options` sets what is to be set on a new socket before it is bound.
+    ///
+    /// # Errors
+    ///
+    /// As there, and what `options` says.
+    pub fn udp_socket_with(
+        &mut self,
+        name: &str,
+        addr: SocketAddr,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<F::UdpSocket> {
+        self.under(name, |it| {
+            let socket = registry::udp_socket(&mut it.inheritance.inherited, name, addr, &mut options)?;
+            it.keep(name, &socket)?;
+            F::udp_socket(socket).map_err(waiting_on(name))
+        })
+    }
+
+    /// The inherited Unix listener of this name, or else a new one at `path`. A socket there that nobody listens on is
+    /// replaced. The path is removed when the service stops, and never at an upgrade.
+    ///
+    /// # Errors
+    ///
+    /// As [`Starting::tcp_listener`].
+    pub fn unix_listener(&mut self, name: &str, path: impl AsRef<Path>) -> Result<F::Acceptor<F::UnixListener>> {
+        self.unix_listener_with(name, path, |_| Ok(()))
+    }
+
+    /// As [`Starting::unix_listener`]; `options` sets what is to be set on a new socket before it is bound.
+    ///
+    /// # Errors
+    ///
+    /// As there, and what `options` says.
+    pub fn unix_listener_with(
+        &mut self,
+        name: &str,
+        path: impl AsRef<Path>,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<F::Acceptor<F::UnixListener>> {
+        self.under(name, |it| {
+            let inherited = &mut it.inheritance.inherited;
+            let (facts, listener) = registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut options)?;
+            let gated = F::accept_unix(listener, &it.connections).map_err(waiting_on(name))?;
+            Ok(it.accept_behind(facts, gated))
+        })
+    }
+
+    /// The inherited Unix datagram socket of this name, or else a new one at `path`, as with
+    /// [`Starting::unix_listener`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Starting::tcp_listener`].
+    pub fn unix_datagram(&mut self, name: &str, path: impl AsRef<Path>) -> Result<F::UnixDatagram> {
+        self.unix_datagram_with(name, path, |_| Ok(()))
+    }
+
+    /// As [`Starting::unix_datagram`]; `options` sets what is to be set on a new socket before it is bound.
+    ///
+    /// # Errors
+    ///
+    /// As there, and what `options` says.
+    pub fn unix_datagram_with(
+        &mut self,
+        name: &str,
+        path: impl AsRef<Path>,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<F::UnixDatagram> {
+        self.under(name, |it| {
+            let inherited = &mut it.inheritance.inherited;
+            let (_, socket): (_, UnixDatagram) =
+                registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
+            it.keep(name, &socket)?;
+            F::unix_datagram(socket).map_err(waiting_on(name))
+        })
+    }
+
+    /// The inherited Unix seqpacket listener of this name, or else a new one at `path`, as with
+    /// [`Starting::unix_listener`]; neither the standard library nor tokio has a type for it. `options` sets what is to
+    /// be set on a new socket before it is bound. Stop accepting on it when superseded; on tokio, `AsyncFd` waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Starting::tcp_listener`], and what `options` says.
+    pub fn unix_seqpacket_listener(
+        &mut self,
+        name: &str,
+        path: impl AsRef<Path>,
+        mut options: impl FnMut(&Socket) -> std::io::Result<()>,
+    ) -> Result<OwnedFd> {
+        self.under(name, |it| {
+            let inherited = &mut it.inheritance.inherited;
+            let (_, socket): (_, OwnedFd) =
+                registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
+            it.keep(name, &socket)?;
+            Ok(socket)
+        })
+    }
+
+    /// The inherited descriptor of this name, or else what `make` makes: for a socket or file of any other kind. It is
+    /// offered to each successor. In either form it is a type of std's, to be made tokio's with its `from_std`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inheritance::take`], and what `make` says.
+    pub fn take_or_else<T, E>(&mut self, name: &str, make: impl FnOnce() -> Result<T, E>) -> Result<T>
+    where
+        T: Inheritable + AsFd,
+        E: Into<std::io::Error>,
+    {
+        self.under(name, |it| {
+            let taken = it.inheritance.take_or_else(name, make)?;
+            it.keep(name, &taken)?;
+            Ok(taken)
+        })
+    }
+
+    /// All the inherited descriptors of this name, in their order. They are offered to a successor only if they are
+    /// registered again, with [`Handle::register_group`](crate::form::Handle::register_group).
+    ///
+    /// # Errors
+    ///
+    /// As [`Inheritance::take_all`].
+    pub fn take_all<T: Inheritable>(&mut self, name: &str) -> Result<Vec<T>> {
+        self.inheritance.take_all(name)
+    }
+
+    /// Tells the predecessor how the initialisation goes, and begins its ready deadline anew.
+    pub fn progress(&mut self, message: &str) {
+        self.inheritance.progress(message);
+    }
+
+    /// Gives the handoff up, and tells the predecessor why, as [`Inheritance::fail`] does.
+    pub fn fail(self, reason: impl Display) {
+        self.inheritance.fail(reason);
+    }
+
+    /// Gives the snapshot, each time that a successor comes: a large part of the state, taken while serving. Nothing is
+    /// lost where it panics: that handoff fails. On tokio, this and the other two are called on a thread for blocking
+    /// work.
+    pub fn on_offer<S: Into<Option<State>>>(&mut self, snapshot: impl FnMut() -> S + Send + 'static) {
+        self.hooks.snapshot = Hook::new(snapshot);
+    }
+
+    /// Gives what has changed since the snapshot, when nothing is accepted any more and the successor waits.
+    pub fn on_release<S: Into<Option<State>>>(&mut self, last: impl FnMut() -> S + Send + 'static) {
+        self.hooks.last = Hook::new(last);
+    }
+
+    /// Gives what the last connections have changed since then, when they have ended.
+    pub fn on_farewell<S: Into<Option<State>>>(&mut self, farewell: impl FnMut() -> S + Send + 'static) {
+        self.hooks.farewell = Hook::new(farewell);
+    }
+
+    /// Runs a call of the application's for a name that is free, and remembers why it failed.
+    fn under<T>(&mut self, name: &str, call: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let done = self.registry.claim(name).and_then(|()| call(self));
+        self.inheritance.inherited.noted(done)
+    }
+
+    fn accept_behind<A>(&mut self, facts: Arc<Entry>, gated: Gated<A>) -> A {
+        self.registry.add_listener(facts, gated.listener, gated.gate);
+        gated.acceptor
+    }
+
+    fn keep(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
+        self.registry.add(name, vec![registry::copy(name, fd)?]).map(|_| ())
+    }
+}

@@ -1,0 +1,107 @@
+//! What the form for tokio is made of.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::accept::{Acceptor, Counted, Listener};
+use crate::facade::form::{Form, Gated, sealed};
+
+/// The [form](Form) whose calls are awaited: tokio's sockets, and tasks.
+#[derive(Debug, Clone, Copy)]
+pub enum Tokio {}
+
+impl sealed::Sealed for Tokio {}
+
+impl Form for Tokio {
+    type Acceptor<L> = Acceptor<L>;
+    type TcpListener = TcpListener;
+    type UdpSocket = UdpSocket;
+    type UnixListener = UnixListener;
+    type UnixDatagram = UnixDatagram;
+    type Counted = Counted;
+    type Connections = TaskTracker;
+    type Term = Terms;
+
+    fn connections() -> io::Result<TaskTracker> {
+        Ok(TaskTracker::new())
+    }
+
+    fn count(connections: &TaskTracker) -> usize {
+        connections.len()
+    }
+
+    fn begin(connections: &TaskTracker) -> Counted {
+        Counted(connections.token())
+    }
+
+    fn is_superseded(term: &Terms) -> bool {
+        term.now().superseded.is_cancelled()
+    }
+
+    fn tcp_listener(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    }
+
+    fn udp_socket(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
+        socket.set_nonblocking(true)?;
+        UdpSocket::from_std(socket)
+    }
+
+    fn unix_datagram(socket: std::os::unix::net::UnixDatagram) -> io::Result<UnixDatagram> {
+        socket.set_nonblocking(true)?;
+        UnixDatagram::from_std(socket)
+    }
+
+    fn accept_tcp(
+        listener: std::net::TcpListener,
+        connections: &TaskTracker,
+    ) -> io::Result<Gated<Acceptor<TcpListener>>> {
+        Ok(gated(Tokio::tcp_listener(listener)?, connections))
+    }
+
+    fn accept_unix(
+        listener: std::os::unix::net::UnixListener,
+        connections: &TaskTracker,
+    ) -> io::Result<Gated<Acceptor<UnixListener>>> {
+        listener.set_nonblocking(true)?;
+        Ok(gated(UnixListener::from_std(listener)?, connections))
+    }
+}
+
+fn gated<L: Listener + AsFd>(listener: L, connections: &TaskTracker) -> Gated<Acceptor<L>> {
+    let acceptor = Acceptor::new(listener, connections.clone());
+    let (listener, gate) = acceptor.parts();
+    Gated { acceptor, listener, gate }
+}
+
+/// The term that this process is in: another one when it serves again.
+#[derive(Debug, Clone, Default)]
+pub struct Terms(Arc<Mutex<Term>>);
+
+/// The time for which this process accepts, up to the end of its drain.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Term {
+    /// Cancelled when this process is about to be told to stop accepting.
+    pub(super) superseding: CancellationToken,
+    /// Cancelled when this process is to stop accepting.
+    pub(super) superseded: CancellationToken,
+    /// Cancelled when its drain deadline has passed.
+    pub(super) overdue: CancellationToken,
+}
+
+impl Terms {
+    pub(super) fn now(&self) -> Term {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This process serves again.
+    pub(super) fn renew(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Term::default();
+    }
+}
