@@ -186,7 +186,7 @@ impl<L: Listener> Acceptor<L> {
     pub(super) async fn accept_calmly(&self) -> io::Result<Option<Accepted<L>>> {
         let accepted = self.accept().await;
         if let Err(error) = &accepted {
-            tracing::warn!(event = "accept_failed", %error, "cannot accept");
+            tracing::warn!(event = "accept_failed", error = %crate::error::advised(error), "cannot accept");
             sleep(AFTER_AN_ERROR).await;
         }
         accepted
