@@ -1,7 +1,6 @@
 //! Who runs there already, compared with who a successor started from here would be.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use fd_handoff::client::Client;
@@ -88,15 +87,17 @@ struct Unit {
 impl Unit {
     /// The service unit that a process with this `/proc/PID/cgroup` is in. A scope (a login, a container) is none.
     fn of(cgroup: &str) -> Option<Unit> {
-        let managed = |line: &str| {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (parts.next()?, parts.next()?);
-            matches!(controllers, "" | "name=systemd").then(|| path.to_owned())
-        };
-        let path = cgroup.lines().find_map(managed)?;
-        let name = Path::new(&path).iter().rev().filter_map(|part| part.to_str());
-        let name = name.into_iter().find(|part| part.ends_with(".service") || part.ends_with(".scope"))?;
-        let user = path.contains("/user@") && !name.starts_with("user@");
+        cgroup.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            matches!(controllers, "" | "name=systemd").then(|| Unit::at(path))?
+        })
+    }
+
+    fn at(path: &str) -> Option<Unit> {
+        let mut parts = path.rsplit('/');
+        let name = parts.find(|part| part.ends_with(".service") || part.ends_with(".scope"))?;
+        let user = parts.any(|part| part.starts_with("user@"));
         name.ends_with(".service").then(|| Unit { name: name.to_owned(), user })
     }
 
@@ -166,6 +167,7 @@ mod tests {
         assert_eq!(found(&format!("0::{own}/app.slice/app.service\n")), named("app.service", true));
         assert_eq!(found(&format!("0::{own}/app.slice/terminal.scope\n")), None);
         assert_eq!(found("0::/user.slice/user-1000.slice/session-3.scope\n"), None);
+        assert_eq!(found("1:name=systemd:/\n0::/system.slice/app.service\n"), named("app.service", false));
         assert_eq!(found("0::/\n"), None);
         assert_eq!(found(""), None);
     }
