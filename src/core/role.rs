@@ -121,7 +121,7 @@ pub struct Waits {
 }
 
 /// Why a handoff ended, in one side's eyes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
     /// The kernel says that the peer is dead.

@@ -497,7 +497,7 @@ impl Generation {
     fn failed(&self, pid: u32, began: Instant, reason: &str, change: impl FnOnce(&mut Lifecycle)) {
         let mut attempt = Laps::new(began).attempt(self.number, pid, Outcome::Failed);
         attempt.reason = Some(shorten(reason, MAX_TEXT));
-        let event = self.event(News::Failed, Some(pid), Some(began), reason);
+        let event = self.event(News::Failed, Some(pid).filter(|pid| *pid != 0), Some(began), reason);
         self.conclude(attempt, event, |life, attempt| {
             change(life);
             life.conclude(attempt);

@@ -162,7 +162,7 @@ impl fmt::Display for Name {
 }
 
 /// Why a text cannot name a descriptor.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
     /// It has no characters.
@@ -364,6 +364,7 @@ pub enum Outcome {
 
 /// One attempt at a handoff, for `history`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Attempt {
     /// The generation that gave, or would have given.
     pub from: u64,
@@ -720,6 +721,7 @@ pub struct Abort {
 
 /// The fields of `hello`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Hello {
     /// The protocol versions that the service speaks.
     pub protocol: VersionRange,
@@ -744,6 +746,7 @@ pub struct HelpText {
 
 /// One descriptor in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FdStatus {
     /// Its name.
     pub name: Name,
@@ -755,6 +758,7 @@ pub struct FdStatus {
 
 /// The handoff under way, in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SuccessorStatus {
     /// The successor's process id, as it sees itself.
     pub pid: u32,
@@ -766,6 +770,7 @@ pub struct SuccessorStatus {
 
 /// The drain of the generation before this one, in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PredecessorStatus {
     /// The predecessor's process id, as it sees itself.
     pub pid: u32,
@@ -775,6 +780,7 @@ pub struct PredecessorStatus {
 
 /// The fields of the answer to `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Status {
     /// The service's name.
     pub name: String,
@@ -802,6 +808,7 @@ pub struct Status {
 
 /// The fields of `event`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Event {
     /// What happened.
     pub event: News,
@@ -910,7 +917,7 @@ pub struct Farewell {
 }
 
 /// What is wrong with a line.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
     /// It has [`MAX_LINE`] bytes or more.

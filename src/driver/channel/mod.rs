@@ -166,7 +166,7 @@ impl<F: Carried> Channel<F> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Fill::Some,
             Err(error) if is_hangup(&error) => self.close(),
             Err(error) => {
-                self.reader.end(WireError::Broken(error.to_string()));
+                self.reader.end(WireError::Broken(format!("recvmsg: {}", crate::error::advised(&error))));
                 self.close()
             }
         }

@@ -24,7 +24,7 @@ use ::tokio::sync::oneshot;
 
 #[cfg(feature = "axum")]
 pub use self::axum::last_answer;
-pub use accept::{Accepted, Acceptor, Connection, Incoming, Listener};
+pub use accept::{Accepted, Acceptor, Connection, Counted, Incoming, Listener};
 pub use handle::Handle;
 pub use handoff::Handoff;
 pub use listen::{Control, Ready, Released, Successor, handoff_listen};
