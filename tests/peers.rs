@@ -104,8 +104,8 @@ fn nonsense_is_answered(form: Form) {
         ("{}", "malformed"),
         ("[1]", "malformed"),
         (r#"{"type":7}"#, "malformed"),
-        (r#"{"type":"receive"}"#, "malformed"),
-        (r#"{"type":"receive","protocol":{"min":-1,"max":1},"pid":1,"version":"","schemas":[]}"#, "malformed"),
+        (r#"{"type":"received","batch":-1}"#, "malformed"),
+        (r#"{"type":"received","batch":0,"new":{"a":1,"\u0061":2}}"#, "malformed"),
         (r#"{"type":"dance"}"#, "unknown_type"),
         (r#"{"type":"hello"}"#, "unknown_type"),
     ] {
@@ -189,6 +189,17 @@ fn a_receive_that_cannot_begin(form: Form) {
         raw.expect_end();
     }
     for mut raw in [receive(1, 1, "", 65), receive(1, 1, &"v".repeat(1025), 1)] {
+        raw.expect_error("error", "malformed");
+        raw.expect_end();
+    }
+    // M99
+    for line in [
+        r#"{"type":"receive"}"#,
+        r#"{"type":"receive","protocol":{"min":-1,"max":1},"pid":1,"version":"","schemas":[]}"#,
+        r#"{"type":"receive","protocol":[1,1],"pid":1,"version":"","schemas":[]}"#,
+    ] {
+        let mut raw = service.connect();
+        raw.write(format!("{line}\nstatus\n").as_bytes());
         raw.expect_error("error", "malformed");
         raw.expect_end();
     }

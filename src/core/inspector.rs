@@ -127,6 +127,8 @@ impl Inspector {
             Err(error @ (WireError::TooLong | WireError::StrayDescriptors | WireError::Truncated)) => {
                 Answer::Close(failure(&error))
             }
+            // A person mistypes and goes on. A successor has been told no.
+            Err(error @ WireError::MalformedReceive(_)) => Answer::Close(failure(&error)),
             Err(error) => Answer::Reply(failure(&error)),
         }
     }

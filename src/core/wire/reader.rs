@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{MAX_LINE, WireError};
+use super::{MAX_LINE, WireError, trim};
 
 /// A line, without its newline, and the descriptors that ride on its first byte.
 pub type Line<'a, F> = (&'a [u8], Vec<F>);
@@ -75,10 +75,10 @@ impl<F> FrameReader<F> {
             self.start = end + 1;
             self.searched = self.start;
             let descriptors = self.take_descriptors(start);
-            let line = self.buffer[start..end].trim_ascii();
+            let line = trim(&self.buffer[start..end]);
             if !line.is_empty() {
                 // Borrowed again: the compiler does not see that the loop ends here.
-                return Some(Ok((self.buffer[start..end].trim_ascii(), descriptors)));
+                return Some(Ok((trim(&self.buffer[start..end]), descriptors)));
             }
             if !descriptors.is_empty() {
                 return Some(Err(self.stop(WireError::StrayDescriptors)));
