@@ -177,6 +177,15 @@ impl<F> Successor<F> {
             (ServerFrame::Release(release), Step::Readied) => self.release(now, release, fds),
             (ServerFrame::Farewell(farewell), Step::Serving) => self.farewell(farewell, fds),
             (frame, step) => {
+                // Order comes before number: a frame in the wrong place may well carry what it says.
+                let may_come = match &frame {
+                    ServerFrame::Hello(_) => step == Step::Requested,
+                    ServerFrame::Draining(_) => step == Step::Serving,
+                    frame => matches!(frame, ServerFrame::Failure(_) | ServerFrame::Abort(_)),
+                };
+                if !may_come {
+                    return Err(Cause::OutOfOrder { peer: Peer::Predecessor, frame: tag });
+                }
                 expect_descriptors(tag, 0, &fds)?;
                 self.plain_frame(frame, step)
             }
