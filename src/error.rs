@@ -196,6 +196,20 @@ pub enum StateError {
         /// What there is.
         found: u64,
     },
+    /// It is not sealed, has to be copied for that, and there is no memory for so much.
+    #[error(
+        "there is no memory for a copy of {length} bytes, which the state needs since it is not sealed: have its sender seal \
+         it (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE), and it is mapped instead"
+    )]
+    TooMuchToCopy {
+        /// Its length.
+        length: u64,
+    },
+    /// What came is not a regular file: a pipe, a socket, a directory.
+    #[error(
+        "what was attached as state is not a regular file; its sender has to write it into a memfd (memfd_create(2))"
+    )]
+    NotAFile,
     /// It is larger than the protocol allows.
     #[error("the state has {length} bytes; at most {MAX_STATE} are allowed")]
     TooLarge {

@@ -142,17 +142,21 @@ enum Bytes {
 }
 
 impl Received {
-    /// Opens what arrived, and checks its schema and length against what was said.
+    /// Opens what arrived, and checks its schema and length against what was said before anything is allocated.
     pub(crate) fn open(packet: Packet<OwnedFd>, schemas: &[u32]) -> Result<Received, StateError> {
         let Packet { info, memfd } = packet;
         if !schemas.contains(&info.schema) {
             return Err(StateError::Schema { found: info.schema, accepted: schemas.to_vec() });
         }
         let memfd = File::from(memfd);
+        // Before the length is looked at: what is sealed keeps it.
         let sealed = file::is_sealed(memfd.as_fd());
-        let found = memfd.metadata().map_err(StateError::Io)?.len();
-        if found != info.length {
-            return Err(StateError::Length { announced: info.length, found });
+        let metadata = memfd.metadata().map_err(StateError::Io)?;
+        if !metadata.is_file() {
+            return Err(StateError::NotAFile);
+        }
+        if metadata.len() != info.length {
+            return Err(StateError::Length { announced: info.length, found: metadata.len() });
         }
         let bytes = if sealed && info.length > 0 {
             Bytes::Mapped(file::map(&memfd).map_err(StateError::Io)?)
@@ -238,10 +242,14 @@ impl fmt::Debug for Received {
     }
 }
 
-/// Reads a state that cannot be mapped safely. It grows as the bytes come, so that a length that is not true
-/// costs nothing.
+/// Reads a state that cannot be mapped safely. A file may be as long as its sender likes without a byte in it, so that
+/// there may be no memory for it.
 fn read_exactly(file: &File, length: u64) -> Result<Vec<u8>, StateError> {
     let mut bytes = Vec::new();
+    let reserved = usize::try_from(length).is_ok_and(|length| bytes.try_reserve_exact(length).is_ok());
+    if !reserved {
+        return Err(StateError::TooMuchToCopy { length });
+    }
     let mut chunk = vec![0; BUFFER];
     while (bytes.len() as u64) < length {
         let left = length - bytes.len() as u64;
