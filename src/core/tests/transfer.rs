@@ -213,6 +213,23 @@ fn a_service_without_a_version_in_common_is_left_alone() {
     assert_eq!(pair.taker_aborted(), Some(ErrorCode::Version));
 }
 
+// M100
+#[test]
+fn a_greeting_may_be_missing_or_come_twice_before_the_offer() {
+    let ours = VersionRange { min: 1, max: 1 };
+    for greetings in 0..3 {
+        let mut pair = Pair::new();
+        for _ in 0..greetings {
+            pair.hear_giver(hello(ours), vec![]);
+        }
+        pair.hear_giver(promised(2, 1), vec![PIDFD]);
+        assert_eq!(pair.taker_aborted(), None);
+        assert!(matches!(pair.taker_events.last(), Some(TakerEvent::Offered(..))));
+        pair.hear_giver(hello(ours), vec![]);
+        assert_eq!(pair.taker_aborted(), Some(ErrorCode::OutOfOrder), "after it there is nothing to greet for");
+    }
+}
+
 #[test]
 fn a_refusal_is_passed_on() {
     let mut pair = Pair::new();
