@@ -611,7 +611,7 @@ fn a_batch_is_acknowledged_when_it_is_whole_and_its_descriptors_are_examined_the
         answers.map(|frame| (frame["type"].clone(), frame["code"].clone()))
     };
     let control = json!({"name": "@control", "kind": "unix_listener"});
-    let not_whole = offered(&[control.clone()], 1);
+    let not_whole = offered(std::slice::from_ref(&control), 1);
     assert_eq!(not_whole, [(json!("abort"), json!("descriptors")), (Value::Null, Value::Null)]);
     let twice = offered(&[json!({"name": "x", "kind": "pipe"})], 2);
     assert_eq!(twice, [(json!("abort"), json!("malformed")), (Value::Null, Value::Null)]);
