@@ -21,7 +21,7 @@ use crate::driver::giving::Giving;
 use crate::driver::place::Place;
 use crate::error::{Error, Result, StateError};
 use crate::state::Received;
-use crate::sys::event::{Poller, Signal};
+use crate::sys::event::{Poller, Signal, is_hung_up};
 
 #[cfg(test)]
 mod tests;
@@ -274,6 +274,13 @@ impl Generation {
         drop(board);
         self.failed(arrival.receive.pid, arrival.began, &reason, Board::no_successor);
         true
+    }
+
+    /// Withdraws those that wait and have hung up, though nobody has said so yet. Returns how many there were.
+    pub(crate) fn withdraw_lost(&self) -> usize {
+        let is_lost = |arrival: &&Arrival| is_hung_up(arrival.channel.as_fd());
+        let lost: Vec<u64> = self.board().arrivals.iter().filter(is_lost).map(|lost| lost.watched.token).collect();
+        lost.into_iter().filter(|token| self.withdraw(*token)).count()
     }
 
     /// The predecessor's next farewell, or that there will be none; `None`: wait for [`Generation::farewells`].

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::core::record::micros;
 use crate::core::wire::{
-    Concluded, ErrorCode, Event, Failure, Frame, News, Phase, Receive, ServerFrame, SuccessorStatus, parse_client_line,
+    ClientFrame, Concluded, ErrorCode, Event, Failure, Frame, News, Phase, Receive, ServerFrame, SuccessorStatus,
+    WireError, parse_client_line,
 };
 use crate::core::{Answer, Inspector, MAX_INSPECTORS, Successor, SuccessorCommand, SuccessorEvent};
 use crate::driver::channel::{Channel, Fill, Link};
@@ -327,8 +328,7 @@ impl Reception {
         let Some(mut session) = self.sessions.remove(&token) else {
             // It waits for the application, and the only thing that is listened for is its end.
             if self.generation.withdraw(token) {
-                let generation = self.generation.number;
-                tracing::warn!(event = "hung_up", generation, "a successor hung up before the application accepted it");
+                hung_up(&self.generation);
             }
             return;
         };
@@ -425,6 +425,11 @@ pub(crate) fn left(connections: u64) -> String {
     }
 }
 
+fn hung_up(generation: &Generation) {
+    let generation = generation.number;
+    tracing::warn!(event = "hung_up", generation, "a successor hung up before the application accepted it");
+}
+
 fn is_out_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE))
 }
@@ -482,8 +487,12 @@ impl Session {
         &mut self,
         generation: &Generation,
         now: Instant,
-        line: Result<crate::core::wire::ClientFrame, crate::core::wire::WireError>,
+        line: Result<ClientFrame, WireError>,
     ) -> Option<Receive> {
+        // The one in the way may be this one, whose first connection broke a moment ago.
+        if matches!(line, Ok(ClientFrame::Receive(_))) {
+            (0..generation.withdraw_lost()).for_each(|_| hung_up(generation));
+        }
         let mut board = generation.board();
         match self.inspector.line(now, line, board.desk()) {
             Answer::Reply(frame) => self.say(&frame),
