@@ -404,7 +404,7 @@ pub struct Attempt {
     /// cannot be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_us: Option<u64>,
-    /// From `active` until the predecessor had gone.
+    /// From `active` until the predecessor had said its last farewell, was gone, or had passed its drain deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_us: Option<u64>,
 }
