@@ -41,7 +41,9 @@ fn a_successor_that_comes_again_at_once_is_not_in_its_own_way() {
     let path = directory.path().join("control.sock");
     let generation = Arc::new(generation(&path));
     let mut reception = Reception::new(Arc::clone(&generation)).unwrap();
-    let mut step = || drop(reception.step(Instant::now()));
+    let mut step = || {
+        reception.step(Instant::now());
+    };
     generation.open();
     step();
     let ask = || {
