@@ -98,6 +98,7 @@ impl State {
     }
 
     /// Encodes into a sealed memfd. Takes as long as the codec takes.
+    // M60, M103
     pub(crate) fn seal(self) -> Result<Packet<OwnedFd>, StateError> {
         let memfd = file::memfd(c"fd-handoff state").map_err(StateError::Io)?;
         let mut out = BufWriter::with_capacity(BUFFER, &memfd);
@@ -143,6 +144,7 @@ enum Bytes {
 
 impl Received {
     /// Opens what arrived, and checks its schema and length against what was said before anything is allocated.
+    // M61, M63, M102, M103
     pub(crate) fn open(packet: Packet<OwnedFd>, schemas: &[u32]) -> Result<Received, StateError> {
         let Packet { info, memfd } = packet;
         if !schemas.contains(&info.schema) {
@@ -172,6 +174,7 @@ impl Received {
     }
 
     /// How it is encoded: `bincode2`, `bincode2+serde`, or `raw`.
+    // M64
     pub fn codec(&self) -> &str {
         &self.info.codec
     }
@@ -244,6 +247,7 @@ impl fmt::Debug for Received {
 
 /// Reads a state that cannot be mapped safely. A file may be as long as its sender likes without a byte in it, so that
 /// there may be no memory for it.
+// M62, M104
 fn read_exactly(file: &File, length: u64) -> Result<Vec<u8>, StateError> {
     let mut bytes = Vec::new();
     let reserved = usize::try_from(length).is_ok_and(|length| bytes.try_reserve_exact(length).is_ok());

@@ -243,6 +243,12 @@ fn every_number_is_named_by_a_test() {
 }
 
 #[test]
+fn every_number_is_named_where_it_is_kept() {
+    let missing = not_named_by(false);
+    assert!(missing.is_empty(), "no code names {}", missing.join(", "));
+}
+
+#[test]
 fn every_named_number_is_specified() {
     let specified: BTreeSet<u32> = specified().into_iter().collect();
     for (number, mentions) in named() {

@@ -215,6 +215,7 @@ impl Generation {
         }
     }
 
+    // M32
     pub(crate) fn status(&self) -> Status {
         let board = self.board();
         Status {
@@ -277,6 +278,7 @@ impl Generation {
     }
 
     /// Withdraws those that wait and have hung up, though nobody has said so yet. Returns how many there were.
+    // M106
     pub(crate) fn withdraw_lost(&self) -> usize {
         let is_lost = |arrival: &&Arrival| is_hung_up(arrival.channel.as_fd());
         let lost: Vec<u64> = self.board().arrivals.iter().filter(is_lost).map(|lost| lost.watched.token).collect();
@@ -390,6 +392,7 @@ impl Generation {
 
     /// Puts an attempt into the history, with the change that it makes, and tells how it ended: at one moment, since
     /// whoever hears of it may act on it at once. Whoever asked for an upgrade hears nothing after its outcome.
+    // M91, M105
     pub(crate) fn conclude(&self, attempt: Attempt, event: Event, change: impl FnOnce(&mut Board)) {
         let mut board = self.board();
         remember(&mut board.history, attempt.clone());

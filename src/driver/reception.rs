@@ -216,6 +216,7 @@ impl Reception {
         }
     }
 
+    // M28, M30, M38
     fn greet(&mut self, stream: UnixStream, now: Instant) -> Result<(), Error> {
         // Best effort: without it the kernel closes what is sent here on arrival.
         let _ = socket::refuse_descriptors(stream.as_fd());
@@ -273,6 +274,7 @@ impl Reception {
     }
 
     /// Ends the session that has been quiet longest. Returns whether there was one.
+    // M38
     fn dismiss_quietest(&mut self, word: ServerFrame) -> bool {
         // Several that came in one step share a moment; tokens tell which was first.
         let quietest = self.sessions.iter().min_by_key(|(token, session)| (session.inspector.rank(), **token));
@@ -289,6 +291,7 @@ impl Reception {
     }
 
     /// Tells those who listen what has happened. One that does not read what it asked for is let go.
+    // M89
     fn pass_on_news(&mut self) {
         let notices = std::mem::take(&mut self.generation.board().notices);
         if notices.is_empty() {
@@ -314,6 +317,7 @@ impl Reception {
         self.generation.board().listening = listening;
     }
 
+    // M37
     fn expire(&mut self, now: Instant) {
         let is_late = |session: &Session| session.inspector.deadline().is_some_and(|deadline| deadline <= now);
         let late = self.sessions.iter().filter(|(_, session)| is_late(session));
@@ -324,6 +328,7 @@ impl Reception {
     }
 
     /// Reads from one session once, and answers what is whole.
+    // M83
     fn serve(&mut self, token: u64, now: Instant) {
         let Some(mut session) = self.sessions.remove(&token) else {
             // It waits for the application, and the only thing that is listened for is its end.
@@ -355,6 +360,7 @@ impl Reception {
         }
     }
 
+    // M82
     fn hear_predecessor(&mut self, now: Instant) {
         let Some(link) = &mut self.predecessor else { return };
         let span = link.span.clone();
@@ -445,6 +451,7 @@ enum Turn {
 impl Session {
     /// Answers some of what is whole, and reads once. What is to be said goes out at the end: a successor that speaks
     /// at once hears the greeting together with the offer.
+    // M36
     fn turn(&mut self, generation: &Generation, now: Instant) -> Turn {
         let (mut received, mut lines, mut understood) = (false, 0, false);
         while !self.closing && lines < LINES_A_TURN && self.channel.queued() <= MAX_QUEUED {
@@ -483,6 +490,7 @@ impl Session {
         }
     }
 
+    // M41, M89
     fn answer(
         &mut self,
         generation: &Generation,

@@ -89,6 +89,7 @@ impl Steward {
     }
 
     /// Does all that can be done now. `None`: wait for the poller or the deadline, then ask again.
+    // M93
     pub(crate) fn poll(&mut self) -> Option<Duty> {
         self.hear();
         if self.stopping {

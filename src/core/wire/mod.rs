@@ -68,6 +68,7 @@ pub struct VersionRange {
 
 impl VersionRange {
     /// The highest version in both ranges.
+    // M39
     pub fn negotiate(self, other: VersionRange) -> Option<u32> {
         let highest = self.max.min(other.max);
         (highest >= self.min.max(other.min)).then_some(highest)
@@ -107,6 +108,7 @@ impl Name {
 impl TryFrom<&str> for Name {
     type Error = NameError;
 
+    // M27
     fn try_from(name: &str) -> Result<Name, NameError> {
         if name.is_empty() {
             return Err(NameError::Empty);
@@ -181,6 +183,7 @@ pub enum NameError {
 }
 
 /// What a descriptor is, as the kernel tells it.
+// M17
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -497,6 +500,7 @@ macro_rules! frames {
                 $family::tag(self)
             }
 
+            // M14, M15, M16
             fn from_object(tag: &str, line: &str) -> Result<Self, WireError> {
                 match tag {
                     $($tag => serde_json::from_str(line).map($family::$variant).map_err(|error| malformed(&error)),)*
@@ -561,6 +565,7 @@ pub trait Frame: Serialize + Sized {
     }
 
     /// The line that carries this frame, with its newline.
+    // M10
     fn to_line(&self) -> Vec<u8> {
         let mut line = self.to_object();
         line.push(b'\n');
@@ -992,6 +997,7 @@ pub fn shorten(text: &str, max: usize) -> String {
 /// # Errors
 ///
 /// [`WireError`] says what is wrong with it.
+// M18
 pub fn parse_client_line(line: &[u8]) -> Result<ClientFrame, WireError> {
     let line = trim(line);
     if line.first() == Some(&b'{') {
@@ -1014,12 +1020,14 @@ pub fn parse_client_line(line: &[u8]) -> Result<ClientFrame, WireError> {
 }
 
 /// Whether what is wrong with a line is not its `type`, and that is `receive`.
+// M99
 fn is_receive(line: &[u8]) -> bool {
     serde_json::from_slice::<Tagged<'_>>(line).is_ok_and(|tagged| tagged.tag == "receive")
 }
 
 /// A line without the white space at its ends. White space is what it is in JSON, and nothing else: space, tab, carriage
 /// return, line feed.
+// M94
 fn trim(line: &[u8]) -> &[u8] {
     let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
     let Some(start) = line.iter().position(is_text) else { return &[] };

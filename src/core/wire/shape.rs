@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use super::{MAX_DEPTH, MAX_NAME, WireError, shorten};
 
 /// Of a line that is not JSON this may say anything: whoever reads its fields refuses it all the same.
+// M15, M95, M97
 pub(super) fn check(line: &str) -> Result<(), WireError> {
     if !line.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
         return malformed("it does not begin with {");

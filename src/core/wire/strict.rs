@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use super::MAX_WORD;
 
 /// An object.
+// M96
 pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Object::deserialize(deserializer).map(|Object(value)| value)
 }
@@ -29,6 +30,7 @@ pub(super) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializ
 }
 
 /// A text that stands for one of several values.
+// M17, M96
 pub(super) fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     let Bounded::<MAX_WORD>(word) = Bounded::deserialize(deserializer)?;
     T::deserialize(word.into_deserializer())
@@ -47,6 +49,7 @@ pub(super) fn optional_text<'de, const MAX: usize, D: Deserializer<'de>>(
 }
 
 /// A number, or `null` for 0. Beside it belongs `default`.
+// M15
 pub(super) fn number_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
@@ -90,6 +93,7 @@ impl<const MAX: usize> Visitor<'_> for BoundedVisitor<MAX> {
         write!(f, "a text of at most {MAX} bytes")
     }
 
+    // M27
     fn visit_str<E: Error>(self, text: &str) -> Result<Bounded<MAX>, E> {
         if text.len() > MAX {
             return Err(E::custom(format_args!("a text of {} bytes, where {MAX} are the most", text.len())));
