@@ -419,6 +419,10 @@ mod codecs {
             ("the second variant of an enumeration, with u64 5", bytes(Shape::Circle(5))),
             ("its third, with the text hexagon and an optional u8, 6", bytes(named)),
         ];
+        let longer = [0xfd, 1, 0, 0, 0, 0, 0, 0, 0];
+        let config = bincode::config::standard();
+        assert_eq!(bincode::decode_from_slice::<u64, _>(&longer, config).unwrap(), (1, 9));
+        assert_eq!(bincode::serde::decode_from_slice::<u64, _>(&longer, config).unwrap(), (1, 9));
         let specification = include_str!("../protocol.md");
         for (value, bytes) in rows {
             let row = format!("| {value} | `{bytes}` |");
