@@ -184,6 +184,13 @@ pub enum StateError {
         /// What there is.
         found: u64,
     },
+    /// It is not sealed, has to be copied for that, and there is no memory for so much.
+    TooMuchToCopy {
+        /// Its length.
+        length: u64,
+    },
+    /// What came is not a regular file: a pipe, a socket, a directory.
+    NotAFile,
     /// It is larger than the protocol allows.
     TooLarge {
         /// Its length.
@@ -322,6 +329,15 @@ impl fmt::Display for StateError {
             StateError::Length { announced, found } => {
                 write!(f, "the state has {found} bytes; {announced} were announced")
             }
+            StateError::TooMuchToCopy { length } => write!(
+                f,
+                "there is no memory for a copy of {length} bytes, which the state needs since it is not sealed: have its \
+                 sender seal it (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE), and it is mapped instead"
+            ),
+            StateError::NotAFile => f.write_str(
+                "what was attached as state is not a regular file; its sender has to write it into a memfd \
+                 (memfd_create(2))",
+            ),
             StateError::TooLarge { length } => {
                 write!(f, "the state has {length} bytes; at most {MAX_STATE} are allowed")
             }
@@ -542,6 +558,8 @@ mod tests {
             StateError::Trailing { left: 1 },
             StateError::Codec { found: "raw".to_owned(), wanted: "bincode2" },
             StateError::Length { announced: 1, found: 2 },
+            StateError::TooMuchToCopy { length: 1 },
+            StateError::NotAFile,
             StateError::TooLarge { length: 1 },
             StateError::Schema { found: 1, accepted: vec![0] },
         ];
@@ -552,6 +570,8 @@ mod tests {
             | StateError::Trailing { .. }
             | StateError::Codec { .. }
             | StateError::Length { .. }
+            | StateError::TooMuchToCopy { .. }
+            | StateError::NotAFile
             | StateError::TooLarge { .. }
             | StateError::Schema { .. } => all,
         }

@@ -104,6 +104,7 @@ impl State {
     }
 
     /// Encodes into a sealed memfd. Takes as long as the codec takes.
+    // M60, M103
     pub(crate) fn seal(self) -> Result<Packet<OwnedFd>, StateError> {
         let memfd = file::memfd(c"fd-handoff state").map_err(StateError::io("memfd_create"))?;
         encode_into(&memfd, self.write)?;
@@ -183,17 +184,22 @@ enum Bytes {
 }
 
 impl Received {
-    /// Opens what arrived, and checks its schema and length against what was said.
+    /// Opens what arrived, and checks its schema and length against what was said before anything is allocated.
+    // M61, M63, M102, M103
     pub(crate) fn open(packet: Packet<OwnedFd>, schemas: &[u32]) -> Result<Received, StateError> {
         let Packet { info, memfd } = packet;
         if !schemas.contains(&info.schema) {
             return Err(StateError::Schema { found: info.schema, accepted: schemas.to_vec() });
         }
         let memfd = File::from(memfd);
+        // Before the length is looked at: what is sealed keeps it.
         let sealed = file::is_sealed(memfd.as_fd());
-        let found = memfd.metadata().map_err(StateError::io("fstat"))?.len();
-        if found != info.length {
-            return Err(StateError::Length { announced: info.length, found });
+        let metadata = memfd.metadata().map_err(StateError::io("fstat"))?;
+        if !metadata.is_file() {
+            return Err(StateError::NotAFile);
+        }
+        if metadata.len() != info.length {
+            return Err(StateError::Length { announced: info.length, found: metadata.len() });
         }
         let bytes = if sealed && info.length > 0 {
             Bytes::Mapped(file::map(&memfd).map_err(StateError::io("mmap"))?)
@@ -209,6 +215,7 @@ impl Received {
     }
 
     /// How it is encoded: `bincode2`, `bincode2+serde`, or `raw`.
+    // M64
     pub fn codec(&self) -> &str {
         &self.info.codec
     }
@@ -279,10 +286,15 @@ impl fmt::Debug for Received {
     }
 }
 
-/// Reads a state that cannot be mapped safely. It grows as the bytes come, so that a length that is not true
-/// costs nothing.
+/// Reads a state that cannot be mapped safely. A file may be as long as its sender likes without a byte in it, so that
+/// there may be no memory for it.
+// M62, M104
 fn read_exactly(file: &File, length: u64) -> Result<Vec<u8>, StateError> {
     let mut bytes = Vec::new();
+    let reserved = usize::try_from(length).is_ok_and(|length| bytes.try_reserve_exact(length).is_ok());
+    if !reserved {
+        return Err(StateError::TooMuchToCopy { length });
+    }
     let mut chunk = vec![0; BUFFER];
     while (bytes.len() as u64) < length {
         let left = length - bytes.len() as u64;

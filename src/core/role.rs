@@ -249,6 +249,7 @@ impl std::fmt::Display for Peer {
 }
 
 /// Checks that a frame came with as many descriptors as it says.
+// M25
 pub(super) fn expect_descriptors<F>(frame: &'static str, expected: usize, fds: &[F]) -> Result<(), Cause> {
     if fds.len() == expected {
         return Ok(());

@@ -104,6 +104,7 @@ where
     }
 
     /// Does all that can be done now. Returns the first event; `None`: wait, then step again.
+    // M68
     pub(crate) fn step(&mut self, now: Instant, table: &[BorrowedFd<'_>]) -> Option<R::Event> {
         let span = self.span.clone();
         let _entered = span.enter();
@@ -210,6 +211,7 @@ where
     }
 
     /// Hands the role one thing that has happened. Returns whether there was one.
+    // M66
     fn take_in(&mut self, now: Instant) -> bool {
         if self.garbled {
             return self.look_at_peer(now, false);

@@ -215,6 +215,7 @@ impl Steward {
     }
 
     /// The service was told to stop: at once where nobody is about to take it.
+    // M93
     fn stop(&mut self) {
         match &mut self.handover {
             None => {
