@@ -217,7 +217,7 @@ impl Reception {
 
     /// Closes this process's copies of everything, once it is time to.
     fn let_go(&mut self, now: Instant) {
-        if self.generation.lets_go_at().is_none_or(|at| now < at) {
+        if !self.generation.is_to_let_go(now) {
             return;
         }
         self.poller.remove(self.generation.listener.as_fd());

@@ -115,10 +115,8 @@ impl Steward {
                 FinishOutput::Farewell => self.say_farewell(handover),
                 FinishOutput::GiveUp(reason) => self.give_up(handover, reason),
                 FinishOutput::Settle => self.settle(),
-                // Once at least, however soon it is over.
-                FinishOutput::Drain => self.tell_of_drain(handover),
-                // What there is to see of it is looked at again and again.
-                FinishOutput::Follow => {}
+                // At its beginning and at its end, however close the two are.
+                FinishOutput::Drain | FinishOutput::Follow => self.tell_of_drain(handover),
                 FinishOutput::Resume => return self.resume(handover),
                 FinishOutput::Exit => return Some(self.exit(handover)),
                 FinishOutput::Fail => return Some(self.fail(handover)),
