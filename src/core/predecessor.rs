@@ -287,7 +287,9 @@ impl<F> Predecessor<F> {
                 self.deadline = Some(probation_ends);
                 self.event(PredecessorEvent::Active);
             }
-            // One that hands over and is told to stop says it twice, and what comes last counts.
+            // One that hands over and is told to stop says it twice, and what says more counts.
+            (ClientFrame::Settled(Settled { ending }), Step::Draining { settled: Some(before), .. })
+                if ending != Ending::Stopped || before == Ending::Stopped => {}
             (ClientFrame::Settled(Settled { ending }), Step::Draining { probation_ends, .. }) => {
                 self.settled(probation_ends, ending);
             }

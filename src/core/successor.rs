@@ -171,7 +171,9 @@ impl<F> Successor<F> {
                 self.step = Step::Readied;
                 self.wait_for_release(now);
             }
-            (SuccessorCommand::Settle(ending), Step::Serving | Step::Watched) if self.settled != Some(ending) => {
+            (SuccessorCommand::Settle(ending), Step::Serving | Step::Watched)
+                if self.settled.is_none() || (ending == Ending::Stopped && self.settled != Some(ending)) =>
+            {
                 self.settled = Some(ending);
                 self.send(Settled { ending });
             }
