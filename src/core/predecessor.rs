@@ -161,6 +161,8 @@ impl<F> Predecessor<F> {
             (PredecessorCommand::Draining(connections), Step::Draining { .. }) => {
                 self.send(Draining { connections }, vec![]);
             }
+            // It hears nothing more, and waits until this side has let go.
+            (PredecessorCommand::Farewell(_), Step::Draining { settled: Some(Ending::Stopped), .. }) => {}
             (PredecessorCommand::Farewell(states), Step::Draining { probation_ends, settled }) => {
                 if !self.closed {
                     self.farewell(states);
