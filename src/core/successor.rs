@@ -184,6 +184,8 @@ impl<F> Successor<F> {
                 self.step = Step::Alone;
                 self.deadline = None;
             }
+            // Nobody is there to hear it, and others may wait for the lock.
+            (SuccessorCommand::Relinquish(_), Step::Alone) => self.outputs.push_back(Output::Disclaim),
             (SuccessorCommand::Abort(cause), _) => self.fail(cause),
             _ => {}
         }
