@@ -19,7 +19,7 @@ mod world;
 
 use std::time::Instant;
 
-use fd_handoff::core::wire::{Active, Settled};
+use fd_handoff::core::wire::{Active, Ending, Settled};
 use fd_handoff::core::{Input, Output, Predecessor, PredecessorEvent, Role};
 use stateright::{Checker, HasDiscoveries, Model, Path};
 
@@ -34,8 +34,11 @@ const PAIR: Setting = Setting {
     attempts: &[2],
     pidfds: true,
     may_fence: true,
+    arbiter: true,
     faults: Setting::ANY_NUMBER,
     crashes: true,
+    failures: true,
+    jams: true,
     silences: true,
     stops: true,
     hang_ups: true,
@@ -74,6 +77,7 @@ fn rivals_that_cannot_be_ended_keep_every_promise() {
 #[test]
 fn a_chain_keeps_every_promise() {
     assert_kept(CHAIN);
+    assert_kept(Setting { name: "a chain without the lock", arbiter: false, ..CHAIN });
 }
 
 #[test]
@@ -138,10 +142,10 @@ fn a_successor_that_settles_while_it_is_being_ended_is_not_taken_back_from() {
     assert_eq!(predecessor.poll_output(), Some(Output::Fence));
     predecessor.handle(world::later(), Input::Fenced(true));
     predecessor.handle(world::later(), Input::Frame(Active {}.into(), vec![]));
-    predecessor.handle(world::later(), Input::Frame(Settled {}.into(), vec![]));
+    predecessor.handle(world::later(), Input::Frame(Settled { ending: Ending::Stopped }.into(), vec![]));
     predecessor.handle(world::later(), Input::Eof);
     predecessor.handle(world::later(), Input::Died);
-    assert_eq!(events(&mut predecessor), [PredecessorEvent::Active, PredecessorEvent::Settled]);
+    assert_eq!(events(&mut predecessor), [PredecessorEvent::Active, PredecessorEvent::Settled(Ending::Stopped)]);
 }
 
 fn events(predecessor: &mut Predecessor<world::Fd>) -> Vec<PredecessorEvent> {

@@ -29,7 +29,8 @@ fn a_successor_that_has_stopped_waits_until_its_predecessor_has_let_go() {
     assert_eq!(settled(&pair), [Ending::Stopped]);
     assert!(!pair.giver_events.contains(&GiverEvent::Departed));
     pair.advance(1000 * SECOND);
-    assert!(!pair.giver_events.contains(&GiverEvent::Departed), "no deadline speaks for the one that lets go");
+    pair.give(GiverCommand::Farewell(vec![]));
+    assert!(!pair.giver_events.contains(&GiverEvent::Departed), "neither time nor the end of the drain lets go");
     pair.give(GiverCommand::LetGo);
     assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Departed));
     pair.kill_taker();
@@ -202,6 +203,7 @@ fn only_an_owner_with_a_predecessor_gives_the_service_back() {
     pair.kill_giver();
     pair.take(TakerCommand::Relinquish("alone".to_owned()));
     assert_eq!(pair.taker_aborted(), None, "nobody hears it");
+    assert_eq!(pair.lock, Holder::Nobody, "another heir may wait for it");
     assert_eq!(pair.taker_events.last(), Some(&TakerEvent::Departed(Departure::Lost)));
 }
 
