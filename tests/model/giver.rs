@@ -88,6 +88,7 @@ impl World {
             PredecessorEvent::Active => {
                 self.processes[giver].accepting = false;
                 self.processes[giver].handed_over = true;
+                self.processes[giver].holds &= !setting.makes(Mistake::LetsGoEarly);
                 self.calls[k].giving = Giving::Draining;
             }
             PredecessorEvent::ProbationOver => self.settle(setting, giver, Ending::HandedOver),
@@ -114,9 +115,7 @@ impl World {
                 }
                 self.leave(setting, giver);
             }
-            PredecessorEvent::Transferred
-            | PredecessorEvent::Progress(_)
-            | PredecessorEvent::Stranded => {}
+            PredecessorEvent::Transferred | PredecessorEvent::Progress(_) | PredecessorEvent::Stranded => {}
         }
     }
 
@@ -234,7 +233,8 @@ impl World {
     /// on the way, or is silent: nobody passes the word on then.
     fn end_the_service(&mut self, who: usize) {
         let heirs = self.processes[who].heirs;
-        let heirs = || (0..self.processes.len()).filter(|heir| heirs >> heir & 1 == 1).map(|heir| &self.processes[heir]);
+        let heirs =
+            || (0..self.processes.len()).filter(|heir| heirs >> heir & 1 == 1).map(|heir| &self.processes[heir]);
         let in_order = !self.overtime && !self.processes[who].estranged && !heirs().any(|heir| heir.crashed);
         if in_order && heirs().any(|heir| heir.life == Life::Runs && heir.holds) {
             self.broke(promise::STOPPED);

@@ -82,7 +82,9 @@ impl Model for Handoff {
             Property::always(promise::BUSY, |_, world| kept(world, promise::BUSY)),
             Property::always(promise::ORPHAN, |_, world| kept(world, promise::ORPHAN)),
             Property::always(promise::SETTLED, |_, world| kept(world, promise::SETTLED)),
-            Property::always(promise::LOCK, |model: &Handoff, world| !model.setting.arbiter || owners_hold_the_lock(world)),
+            Property::always(promise::LOCK, |model: &Handoff, world| {
+                !model.setting.arbiter || owners_hold_the_lock(world)
+            }),
             Property::always(promise::OUTRUN, |_, world| kept(world, promise::OUTRUN)),
             Property::always(promise::STOPPED, |_, world| kept(world, promise::STOPPED)),
             Property::always(promise::LET_GO, |_, world| kept(world, promise::LET_GO)),
@@ -101,7 +103,7 @@ impl Handoff {
                 steps.push(Step::Killed(who));
             }
             self.ends(world, who, steps);
-            if process.life == Life::Runs && process.attempts > 0 && world.is_idle(who) {
+            if process.life == Life::Runs && process.attempts > 0 && world.is_idle(who) && self.is_next(world, who) {
                 steps.push(Step::Connect(who));
             }
         }
@@ -111,6 +113,13 @@ impl Handoff {
             self.link(world, k, Side::Taker, steps);
             self.link(world, k, Side::Giver, steps);
         }
+    }
+
+    /// Whether this successor is not the same as one that has not looked for the service yet: of two that are alike, the
+    /// first is the first.
+    fn is_next(&self, world: &World, who: usize) -> bool {
+        let at_first = |who: usize| self.setting.attempts.get(who - 1);
+        who < 2 || at_first(who) != at_first(who - 1) || Some(&world.processes[who - 1].attempts) < at_first(who - 1)
     }
 
     /// How a process goes on that is on its way out.

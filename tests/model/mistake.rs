@@ -51,6 +51,8 @@ pub(crate) enum Mistake {
     StopsUnwaited,
     /// A generation with the lock settles before it makes its offer, though the handoff may fail.
     SettlesEarly,
+    /// A predecessor closes its copies when its successor serves, though it would take back.
+    LetsGoEarly,
     /// A predecessor whose release could not be sent does not accept again.
     GivesUpUnsent,
 }
