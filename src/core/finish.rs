@@ -33,6 +33,8 @@ enum Stage {
     Superseded,
     /// The application gives the final state.
     Final,
+    /// The handoff is being given up; its end is all that counts.
+    GivenUp,
     /// The successor has to say that it serves.
     Released,
     /// The connections end.
@@ -220,7 +222,7 @@ impl Finish {
                 self.enter(Stage::Released, None);
                 self.say(FinishOutput::Release);
             }
-            (Stage::Snapshot | Stage::Final, Err(reason)) => self.say(FinishOutput::GiveUp(reason)),
+            (Stage::Snapshot | Stage::Final, Err(reason)) => self.give_up(reason),
             // Without it the update is lost, and the successor goes on all the same.
             (Stage::Farewell, _) => self.part(now),
             _ => {}
@@ -247,6 +249,11 @@ impl Finish {
         }
         self.enter(Stage::Final, Some(now + self.waits.hook));
         self.say(FinishOutput::AskFinal);
+    }
+
+    fn give_up(&mut self, reason: String) {
+        self.enter(Stage::GivenUp, None);
+        self.say(FinishOutput::GiveUp(reason));
     }
 
     fn drain(&mut self, now: Instant) {
@@ -303,10 +310,10 @@ impl Finish {
         self.deadline = None;
         let hook = self.waits.hook;
         match self.stage {
-            Stage::Superseded => self.say(FinishOutput::GiveUp(format!(
+            Stage::Superseded => self.give_up(format!(
                 "the application was told to stop accepting, and did not call finish within {hook:?}"
-            ))),
-            Stage::Final => self.say(FinishOutput::GiveUp(format!("on_release did not return within {hook:?}"))),
+            )),
+            Stage::Final => self.give_up(format!("on_release did not return within {hook:?}")),
             Stage::Draining => {
                 self.enter(Stage::Ending, Some(now + self.waits.ending));
                 self.say(FinishOutput::EndConnections);
@@ -317,7 +324,13 @@ impl Finish {
             }
             Stage::Farewell => self.part(now),
             Stage::Settling => self.end(FinishOutput::Exit),
-            Stage::Snapshot | Stage::Offered | Stage::Released | Stage::Following | Stage::Parting | Stage::Over => {}
+            Stage::Snapshot
+            | Stage::Offered
+            | Stage::GivenUp
+            | Stage::Released
+            | Stage::Following
+            | Stage::Parting
+            | Stage::Over => {}
         }
     }
 
