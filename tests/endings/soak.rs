@@ -1,0 +1,3 @@
+use crate::Rows;
+
+pub(crate) fn rows(_rows: &mut Rows) {}
