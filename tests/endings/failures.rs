@@ -1,19 +1,19 @@
 //! What the kernel refuses at the wrong moment, and peers that say what nobody understands.
 
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Resource, Rlimit};
 use sendfd::SendWithFd;
 use serde_json::json;
 
 use crate::Rows;
-use crate::process::{Check, Process, World, require};
+use crate::process::{Check, World, require};
 use crate::raw::Raw;
 
 /// What P may have open where descriptors in flight are the matter, and how many of them are.
@@ -29,8 +29,8 @@ const LINES: [(&str, &str); 3] = [
 ];
 
 pub(crate) fn rows(rows: &mut Rows) {
-    rows.add_limited("no thread can be had (RLIMIT_NPROC)", |world| no_thread(world, |old| limit(old, Resource::Nproc, 0)));
-    rows.add_limited("no thread can be had (RLIMIT_AS)", |world| no_thread(world, limit_memory));
+    rows.add_limited("no thread can be had (RLIMIT_NPROC)", |world| no_thread(world, "processes 0"));
+    rows.add_limited("no thread can be had (RLIMIT_AS)", |world| no_thread(world, "memory"));
     rows.add_limited("no process can be started", no_process);
     rows.add_limited("release cannot be sent", release_cannot_be_sent);
     for (name, line) in LINES {
@@ -38,24 +38,33 @@ pub(crate) fn rows(rows: &mut Rows) {
     }
 }
 
-fn limit(process: &Process, resource: Resource, to: u64) -> Check {
+/// It limits itself: somebody else may not.
+fn limit(world: &World, tag: &str, limit: &str) -> Check {
+    world.tell(tag, &format!("limit {limit}"))?;
+    world.hears(tag, "limited")
+}
+
+/// In the service: limits this process as it was told to. `memory` is what it has, and half a thread's stack.
+pub(crate) fn limit_myself(limit: &str) {
+    let (resource, to) = match limit.split_once(' ') {
+        Some(("processes", to)) => (Resource::Nproc, to.parse().expect("a number")),
+        Some(("files", to)) => (Resource::Nofile, to.parse().expect("a number")),
+        _ => (Resource::As, (memory() + 1024) * 1024),
+    };
     let limit = Rlimit { current: Some(to), maximum: Some(to) };
-    let pid = Pid::from_raw(process.pid() as i32);
-    prlimit(pid, resource, limit).map(drop).map_err(|error| format!("cannot limit it: {error}"))
+    rustix::process::setrlimit(resource, limit).expect("less is always allowed");
 }
 
-/// What it has, and half a thread's stack.
-fn limit_memory(process: &Process) -> Check {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).map_err(|error| error.to_string())?;
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("there is /proc");
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.split_whitespace().next()?.parse().ok());
-    let size: u64 = size.ok_or("no VmSize")?;
-    limit(process, Resource::As, (size + 1024) * 1024)
+    size.expect("it says how large the process is")
 }
 
-fn no_thread(world: &World, limited: fn(&Process) -> Check) -> Check<String> {
+fn no_thread(world: &World, limited: &str) -> Check<String> {
     let mut old = world.serving("P", "")?;
     world.ask()?;
-    limited(&old)?;
+    limit(world, "P", limited)?;
     let mut new = world.start("S", "")?;
     new.exits_with(1)?;
     let reason = world.attempt("failed")?;
@@ -72,7 +81,7 @@ fn no_thread(world: &World, limited: fn(&Process) -> Check) -> Check<String> {
 fn no_process(world: &World) -> Check<String> {
     let mut old = world.serving("P", "")?;
     world.next("S", "")?;
-    limit(&old, Resource::Nproc, 0)?;
+    limit(world, "P", "processes 0")?;
     let outcome = world.upgrade()?;
     let reason = outcome["reason"].as_str().unwrap_or_default().to_owned();
     require(outcome["outcome"] == "failed" && !reason.is_empty(), || format!("the outcome is {outcome}"))?;
@@ -88,7 +97,7 @@ fn no_process(world: &World) -> Check<String> {
 /// Somebody else of that user has descriptors in flight: see `unix(7)`, ETOOMANYREFS.
 fn release_cannot_be_sent(world: &World) -> Check<String> {
     let old = world.serving("P", "")?;
-    limit(&old, Resource::Nofile, FILES)?;
+    limit(world, "P", &format!("files {FILES}"))?;
     world.ask()?;
     let mut new = world.start("S", "init=wait")?;
     world.hears("S", "initialises")?;
@@ -157,15 +166,11 @@ pub(crate) fn successor_by_hand(mut args: impl Iterator<Item = String>) -> ExitC
     raw.say(&json!({"type": "ready"}));
     raw.expect("release");
     raw.write(format!("{line}\n").as_bytes());
-    // An error is answered by nothing, or else two peers could go on for ever.
-    if !line.contains("\"error\"") {
-        raw.expect("error");
-    }
+    raw.expect("error");
     raw.say(&json!({"type": "active"}));
     // It has one connection left.
     raw.expect("draining");
     println!("R is heard");
-    let _ = std::io::stdin().as_fd();
     wait_for_the_test();
     drop(taken);
     ExitCode::SUCCESS

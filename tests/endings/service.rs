@@ -90,13 +90,19 @@ struct Orders(watch::Receiver<BTreeSet<String>>);
 impl Orders {
     fn begin(behaviour: &Behaviour) -> Orders {
         let (tell, told) = watch::channel(BTreeSet::new());
-        let tag = behaviour.get("tag").unwrap_or("?");
+        let (tag, behaviour) = (behaviour.get("tag").unwrap_or("?"), behaviour.clone());
         let socket = UnixDatagram::bind(behaviour.path().with_file_name(format!("{tag}.orders"))).expect("a socket");
         std::thread::spawn(move || {
             let mut word = [0; 64];
             while let Ok(length) = socket.recv(&mut word) {
                 let word = String::from_utf8_lossy(&word[..length]).into_owned();
-                tell.send_modify(|told| drop(told.insert(word)));
+                if let Some(limit) = word.strip_prefix("limit ") {
+                    crate::failures::limit_myself(limit);
+                    report(&behaviour, "limited");
+                }
+                tell.send_modify(|told| {
+                    told.insert(word);
+                });
             }
         });
         Orders(told)
