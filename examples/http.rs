@@ -123,7 +123,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             Ok(late) => drop(count.total.fetch_add(late, SeqCst)),
             Err(error) => tracing::error!(%error, "cannot read a farewell"),
         }
-    })?;
+    });
     let service = Arc::new(Service { count, generation: handoff.generation(), handle: handoff.handle() });
     println!("ready generation={} pid={} listen={listen}", handoff.generation(), std::process::id());
     loop {

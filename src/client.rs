@@ -18,8 +18,9 @@
 //! # }
 //! ```
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use crate::core::wire::{
@@ -31,6 +32,7 @@ use crate::driver::place::Place;
 use crate::error::{Error, PathProblem, Result};
 pub use crate::kernel::Kernel;
 use crate::sys::event::wait_readable;
+use crate::sys::{process, socket};
 
 /// How long the service may take to answer. It answers from memory: one that takes longer is stopped, or no service.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +42,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Client {
     channel: Channel<OwnedFd>,
     hello: Hello,
+    uid: u32,
+    process: Option<Process>,
 }
+
+/// The process behind a connection, held by a pidfd (`pidfd_open(2)`): another one that is given the same process id later
+/// is not mistaken for it.
+#[derive(Debug, Clone)]
+pub struct Process(Arc<OwnedFd>);
 
 /// Something that the service says while it is watched or upgraded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,9 +79,15 @@ impl Client {
     pub fn connect(path: impl AsRef<Path>) -> Result<Client> {
         let place = Place::open(path.as_ref())?;
         let stream = place.connect()?.ok_or_else(|| place.problem(PathProblem::NobodyThere))?;
+        let uid = socket::peer_credentials(&stream).map_err(Error::io("read the service's credentials"))?.uid();
+        // A kernel before 6.5 does not say; nor does it of a process that has ended.
+        let process = socket::peer_pidfd(&stream).ok().map(|pidfd| Process(Arc::new(pidfd)));
         let mut channel = Channel::new(stream, false).map_err(Error::io("set up the control connection"))?;
         match answer(&mut channel)? {
-            ServerFrame::Hello(hello) => Ok(Client { channel, hello }),
+            ServerFrame::Hello(hello) => {
+                let process = process.filter(|process| process.may_be(hello.pid));
+                Ok(Client { channel, hello, uid, process })
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -80,6 +95,30 @@ impl Client {
     /// How the service greeted.
     pub fn hello(&self) -> &Hello {
         &self.hello
+    }
+
+    /// The user whom the service runs as, by `SO_PEERCRED`: see `unix(7)`.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The process that greeted, for waiting until it has ended: that is later than the end of the connection. `None`
+    /// where the kernel does not name it (before Linux 6.5), or names another one than the one that greeted, as where
+    /// something relays the connection.
+    ///
+    /// ```no_run
+    /// # fn main() -> fd_handoff::Result<()> {
+    /// let service = fd_handoff::client::Client::connect("/run/app/handoff.sock")?;
+    /// let process = service.process();
+    /// service.stop()?.for_each(drop);
+    /// if let Some(process) = process {
+    ///     process.wait_for_end(None)?; // its ports, locks and files are free
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn process(&self) -> Option<Process> {
+        self.process.clone()
     }
 
     /// What the service is doing.
@@ -134,6 +173,47 @@ impl Client {
     fn ask(&mut self, question: impl Into<ClientFrame>) -> Result<ServerFrame> {
         say(&mut self.channel, question)?;
         answer(&mut self.channel)
+    }
+}
+
+impl Process {
+    /// Its process id as this process sees it: `None` where it is in a pid namespace that cannot be seen from here, where
+    /// it has ended, and without `/proc`.
+    pub fn id(&self) -> Option<u32> {
+        process::ids(self.as_fd())?.first().copied().filter(|id| *id != 0)
+    }
+
+    /// Waits until it has ended, for `timeout` at the most or for ever, and says whether it has. Everything that it held
+    /// is free then.
+    ///
+    /// # Errors
+    ///
+    /// Where `poll(2)` fails.
+    pub fn wait_for_end(&self, timeout: Option<Duration>) -> Result<bool> {
+        // What is too long for a clock is for ever.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        while !process::is_dead(self.as_fd()) {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Ok(false);
+            }
+            wait_readable(&[self.as_fd()], deadline).map_err(Error::io("wait for the process to end"))?;
+        }
+        Ok(true)
+    }
+
+    /// Whether it may be the process that sees itself as `pid`.
+    fn may_be(&self, pid: u32) -> bool {
+        match process::ids(self.as_fd()).as_deref() {
+            // It cannot be told from here.
+            None | Some([] | [0]) => true,
+            Some([.., own]) => *own == pid,
+        }
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -211,4 +291,58 @@ fn refused(failure: crate::core::wire::Failure) -> Error {
 
 fn unexpected(frame: &ServerFrame) -> Error {
     Error::Garbled(crate::core::wire::WireError::Malformed(format!("{} is no answer to that", frame.tag())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A client of a service that greets as the process with this id.
+    fn greeted_by(pid: u32) -> Client {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let hello = r#"{"type":"hello","protocol":{"min":1,"max":1},"name":"a","version":"1","pid":PID,"generation":1,"phase":"serving"}"#;
+                writeln!(stream, "{}", hello.replace("PID", &pid.to_string())).unwrap();
+                stream
+            });
+            Client::connect(&path).unwrap()
+        })
+    }
+
+    #[test]
+    fn the_process_that_greeted_is_held_and_no_other() {
+        if crate::kernel::Kernel::probe().unwrap().peer_pidfd.is_err() {
+            return;
+        }
+        let client = greeted_by(std::process::id());
+        let process = client.process().unwrap();
+        assert_eq!(process.id(), Some(std::process::id()));
+        assert_eq!(client.uid(), nix::unistd::geteuid().as_raw());
+        assert!(!process.wait_for_end(Some(Duration::ZERO)).unwrap());
+        assert!(greeted_by(std::process::id() + 1).process().is_none());
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_seen() {
+        let mut child = std::process::Command::new("cat");
+        let mut child = child.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let pidfd = process::pidfd_of(child.id().try_into().unwrap()).unwrap();
+        let process = Process(Arc::new(pidfd));
+        assert_eq!(process.id(), Some(child.id()));
+        assert!(!process.wait_for_end(Some(Duration::ZERO)).unwrap());
+        // It ends when there is no more to read.
+        drop(child.stdin.take());
+        let mut rest = String::new();
+        assert_eq!(BufReader::new(child.stdout.take().unwrap()).read_line(&mut rest).unwrap(), 0);
+        assert!(process.wait_for_end(None).unwrap());
+        child.wait().unwrap();
+        assert_eq!(process.id(), None);
+    }
 }

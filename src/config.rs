@@ -1,5 +1,7 @@
 //! How a service wants its handoffs: one configuration for both roles.
 
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -174,26 +176,27 @@ impl Config {
     }
 }
 
-impl From<&str> for Config {
-    fn from(path: &str) -> Config {
-        Config::new(path)
+/// A path, in whatever form it comes, is a configuration with every default.
+macro_rules! from_path {
+    ($($path:ty),* $(,)?) => {
+        $(impl From<$path> for Config {
+            fn from(path: $path) -> Config {
+                Config::new(path)
+            }
+        })*
+    };
+}
+
+from_path!(&str, String, &String, &OsStr, OsString, &OsString, &Path, PathBuf, &PathBuf, Box<Path>);
+
+impl From<Cow<'_, str>> for Config {
+    fn from(path: Cow<'_, str>) -> Config {
+        Config::new(path.into_owned())
     }
 }
 
-impl From<&Path> for Config {
-    fn from(path: &Path) -> Config {
-        Config::new(path)
-    }
-}
-
-impl From<PathBuf> for Config {
-    fn from(path: PathBuf) -> Config {
-        Config::new(path)
-    }
-}
-
-impl From<&PathBuf> for Config {
-    fn from(path: &PathBuf) -> Config {
+impl From<Cow<'_, Path>> for Config {
+    fn from(path: Cow<'_, Path>) -> Config {
         Config::new(path)
     }
 }
@@ -249,4 +252,30 @@ fn program_name() -> String {
     let program = std::env::args_os().next().map(PathBuf::from);
     let name = program.as_deref().and_then(Path::file_name);
     name.map_or_else(|| "unnamed".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_any_form_is_a_configuration() {
+        let path = "/run/app.sock";
+        let forms: [Config; 13] = [
+            path.into(),
+            path.to_owned().into(),
+            (&path.to_owned()).into(),
+            OsStr::new(path).into(),
+            OsString::from(path).into(),
+            (&OsString::from(path)).into(),
+            Path::new(path).into(),
+            PathBuf::from(path).into(),
+            (&PathBuf::from(path)).into(),
+            Path::new(path).to_owned().into_boxed_path().into(),
+            Cow::Borrowed(path).into(),
+            Path::new(path).to_string_lossy().into(),
+            Cow::Borrowed(Path::new(path)).into(),
+        ];
+        assert!(forms.iter().all(|config| config.path == Path::new(path)));
+    }
 }

@@ -88,7 +88,7 @@
 //! The service above is made of two calls, which are there for programs with a life cycle of their own.
 //! [`handoff_receive`] takes over from whoever runs at the control socket, or begins a cold start;
 //! [`handoff_listen`] is for a program that never inherits. Both take a path or a [`Config`]. The same calls for
-//! tokio are in [`mod@tokio`]. They hear no signals and start no process.
+//! tokio are in [`tokio`][on-tokio]. They hear no signals and start no process.
 //!
 //! ```no_run
 //! use fd_handoff::{Acceptor, Offer, handoff_receive};
@@ -141,9 +141,42 @@
 //! | the **final state**, when nothing is accepted any more: what changed since | [`Starting::on_release`] | [`Handoff::final_state`] |
 //! | the **farewell**, when the last connections have ended: what they changed | [`Starting::on_farewell`] | [`Handoff::absorb_farewells`] |
 //!
-//! It travels in a sealed memfd, and is mapped where it arrives as [`Received`]: it costs no second copy. Give it a
-//! [schema](State::schema) when its type changes, and name those that this program reads with [`Config::schemas`]: one
-//! that it does not read fails the handoff before anything is given up.
+//! It travels in a sealed memfd, and is mapped where it arrives as [`Received`]: it costs no second copy.
+//!
+#![cfg_attr(feature = "bincode", doc = "```no_run")]
+#![cfg_attr(not(feature = "bincode"), doc = "```ignore")]
+//! use fd_handoff::{Config, Handoff, State};
+//! use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+//!
+//! static SERVED: AtomicU64 = AtomicU64::new(0);
+//! static FAILED: AtomicU64 = AtomicU64::new(0);
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct Counts {
+//!     served: u64,
+//!     failed: u64,
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::new("/run/app/handoff.sock").schemas([1]);           // the shapes that this program reads
+//! let mut starting = Handoff::builder(config).start()?;
+//! if let Some(counts) = starting.state::<Counts>()? {                       // none on a cold start
+//!     SERVED.store(counts.served, SeqCst);
+//!     FAILED.store(counts.failed, SeqCst);
+//! }
+//! starting.on_offer(|| {
+//!     let counts = Counts { served: SERVED.load(SeqCst), failed: FAILED.load(SeqCst) };
+//!     State::serde(counts).schema(1)                                        // the shape that it writes
+//! });
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Number the shape of a state.** The codec writes the fields one after the other, without their names: where a new
+//! version has `failed` before `served`, each is read as the other, and nothing notices. So give the state a
+//! [schema](State::schema), another one whenever its type changes, and name those that this program reads with
+//! [`Config::schemas`]: a predecessor whose state has one that it does not read fails the handoff before anything is given
+//! up. A program that reads several asks [`Received::schema`] which it has.
 //!
 //! # Operating it
 //!
@@ -177,13 +210,13 @@
 //!
 //! # Features
 //!
-//! - `tokio` (default): [`mod@tokio`]. Without it nothing links tokio.
+//! - `tokio` (default): [`tokio`][on-tokio]. Without it nothing links tokio.
 //! - `bincode` (default): `State::serde`, `State::bincode` and their counterparts. Any other codec hands over bytes.
 //! - `axum`: [`tokio::Acceptor`] can be given to `axum::serve`.
 //! - `systemd`: the service manager is told which process serves (`READY=1`, `MAINPID`, `STOPPING=1`). Without
 //!   `NOTIFY_SOCKET` in the environment it does nothing.
-//! - `cli`: the command `handoff`, made of [`client`]: `cargo install fd-handoff --features cli`. It adds nothing to the
-//!   library.
+//! - `cli`: the command `handoff`, made of [`client`]: `cargo install --path . --features cli` in a checkout. It adds nothing
+//!   to the library.
 //!
 //! # SIGPIPE
 //!
@@ -194,6 +227,17 @@
 //! Linux, 5.3 or later, where a process's death is seen through a pidfd. From 6.5 on that is certain in any pid namespace
 //! (`SO_PEERPIDFD`); before, a successor in another one cannot be ended from outside if it falls silent after *release*.
 //! Rust 1.85 or later.
+//!
+#![cfg_attr(feature = "tokio", doc = "[on-tokio]: mod@tokio")]
+// What a build without the feature does not have is named all the same, and leads to the list of features.
+#![cfg_attr(not(feature = "tokio"), doc = "[on-tokio]: #features")]
+#![cfg_attr(not(feature = "tokio"), doc = "[`tokio::Handoff`]: #features")]
+#![cfg_attr(not(feature = "tokio"), doc = "[`tokio::Handoff::serve`]: #features")]
+#![cfg_attr(not(feature = "tokio"), doc = "[`tokio::Acceptor`]: #features")]
+#![cfg_attr(not(feature = "bincode"), doc = "[`Starting::state`]: #features")]
+// Other pages name it, too; that their links lead somewhere is checked where every feature is there.
+#![cfg_attr(not(all(feature = "tokio", feature = "bincode")), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("fd-handoff needs Linux: it rests on SCM_RIGHTS, memfd, pidfd and SO_PEERCRED as Linux has them");
@@ -209,7 +253,7 @@ mod kernel;
 mod state;
 mod sys;
 
-pub use crate::core::wire::{ErrorCode, Kind, Name, NameError};
+pub use crate::core::wire::{ErrorCode, Kind, Name, NameError, WireError};
 pub use crate::core::{Cause, Peer};
 pub use config::{Config, PeerPolicy, Timeouts};
 pub use driver::{Inheritable, Offer, SignalKind, Spawned};
@@ -221,6 +265,8 @@ pub use facade::blocking::{
 #[cfg(feature = "tokio")]
 pub use facade::tokio;
 pub use facade::{Finish, HandoffBuilder, form};
+/// Whose `Socket` is given options by [`Starting::tcp_listener_with`] and its kin.
+pub use socket2;
 pub use state::{Received, State};
 
 /// The README's program, compiled.

@@ -48,6 +48,9 @@ pub struct State {
 
 impl State {
     /// A value, through serde's traits. Encoding a value through [`State::bincode`] is several times as fast.
+    ///
+    /// Its fields are written one after the other, without their names: number the shape of the type with
+    /// [`State::schema`], and change the number whenever the type changes.
     #[cfg(feature = "bincode")]
     pub fn serde<T: serde::Serialize + Send + 'static>(value: T) -> State {
         State::write(BINCODE_SERDE, move |out| {
@@ -82,6 +85,9 @@ impl State {
 
     /// The application's number for the shape of this state; 0 where it says none. A successor names the
     /// schemas that it reads with [`Config::schemas`](crate::Config::schemas).
+    ///
+    /// Without it, two fields of one type that change places between two versions decode into each other, and nothing
+    /// notices.
     #[must_use]
     pub fn schema(mut self, schema: u32) -> State {
         self.schema = schema;
@@ -98,19 +104,51 @@ impl State {
     }
 
     /// Encodes into a sealed memfd. Takes as long as the codec takes.
+    // M60, M103
     pub(crate) fn seal(self) -> Result<Packet<OwnedFd>, StateError> {
-        let memfd = file::memfd(c"fd-handoff state").map_err(StateError::Io)?;
-        let mut out = BufWriter::with_capacity(BUFFER, &memfd);
-        caught(|| (self.write)(&mut out)).unwrap_or_else(|panic| Err(panic.into())).map_err(StateError::Encode)?;
-        out.flush().map_err(StateError::Io)?;
-        drop(out);
-        let length = memfd.metadata().map_err(StateError::Io)?.len();
+        let memfd = file::memfd(c"fd-handoff state").map_err(StateError::io("memfd_create"))?;
+        encode_into(&memfd, self.write)?;
+        let length = memfd.metadata().map_err(StateError::io("fstat"))?.len();
         if length > MAX_STATE {
             return Err(StateError::TooLarge { length });
         }
-        file::seal(&memfd).map_err(StateError::Io)?;
+        file::seal(&memfd).map_err(StateError::io("fcntl(F_ADD_SEALS)"))?;
         let info = StateInfo { length, schema: self.schema, codec: self.codec.to_owned() };
         Ok(Packet { info, memfd: memfd.into() })
+    }
+}
+
+fn encode_into(file: &File, write: Encoder) -> Result<(), StateError> {
+    let mut sink = Sink { file, failed: None };
+    let mut out = BufWriter::with_capacity(BUFFER, &mut sink);
+    let encoded = caught(|| write(&mut out)).unwrap_or_else(|panic| Err(panic.into()));
+    let flushed = if encoded.is_ok() { out.flush() } else { Ok(()) };
+    // Whatever is left in it could not be written, or is not wanted.
+    drop(out.into_parts());
+    // A codec makes an error of its own of this one, in which the kernel's is hard to find.
+    if let Some(source) = sink.failed {
+        return Err(StateError::Io { call: "write to a memfd", source });
+    }
+    encoded.map_err(StateError::Encode)?;
+    flushed.map_err(StateError::io("write to a memfd"))
+}
+
+/// Writes to a file, and keeps what the kernel said when it would not.
+struct Sink<'a> {
+    file: &'a File,
+    failed: Option<io::Error>,
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes).inspect_err(|error| {
+            let lasting = error.kind() != io::ErrorKind::Interrupted;
+            self.failed = error.raw_os_error().filter(|_| lasting).map(io::Error::from_raw_os_error);
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -146,20 +184,25 @@ enum Bytes {
 }
 
 impl Received {
-    /// Opens what arrived, and checks its schema and length against what was said.
+    /// Opens what arrived, and checks its schema and length against what was said before anything is allocated.
+    // M61, M63, M102, M103
     pub(crate) fn open(packet: Packet<OwnedFd>, schemas: &[u32]) -> Result<Received, StateError> {
         let Packet { info, memfd } = packet;
         if !schemas.contains(&info.schema) {
             return Err(StateError::Schema { found: info.schema, accepted: schemas.to_vec() });
         }
         let memfd = File::from(memfd);
+        // Before the length is looked at: what is sealed keeps it.
         let sealed = file::is_sealed(memfd.as_fd());
-        let found = memfd.metadata().map_err(StateError::Io)?.len();
-        if found != info.length {
-            return Err(StateError::Length { announced: info.length, found });
+        let metadata = memfd.metadata().map_err(StateError::io("fstat"))?;
+        if !metadata.is_file() {
+            return Err(StateError::NotAFile);
+        }
+        if metadata.len() != info.length {
+            return Err(StateError::Length { announced: info.length, found: metadata.len() });
         }
         let bytes = if sealed && info.length > 0 {
-            Bytes::Mapped(file::map(&memfd).map_err(StateError::Io)?)
+            Bytes::Mapped(file::map(&memfd).map_err(StateError::io("mmap"))?)
         } else {
             Bytes::Read(read_exactly(&memfd, info.length)?)
         };
@@ -172,6 +215,7 @@ impl Received {
     }
 
     /// How it is encoded: `bincode2`, `bincode2+serde`, or `raw`.
+    // M64
     pub fn codec(&self) -> &str {
         &self.info.codec
     }
@@ -242,10 +286,15 @@ impl fmt::Debug for Received {
     }
 }
 
-/// Reads a state that cannot be mapped safely. It grows as the bytes come, so that a length that is not true
-/// costs nothing.
+/// Reads a state that cannot be mapped safely. A file may be as long as its sender likes without a byte in it, so that
+/// there may be no memory for it.
+// M62, M104
 fn read_exactly(file: &File, length: u64) -> Result<Vec<u8>, StateError> {
     let mut bytes = Vec::new();
+    let reserved = usize::try_from(length).is_ok_and(|length| bytes.try_reserve_exact(length).is_ok());
+    if !reserved {
+        return Err(StateError::TooMuchToCopy { length });
+    }
     let mut chunk = vec![0; BUFFER];
     while (bytes.len() as u64) < length {
         let left = length - bytes.len() as u64;
@@ -255,8 +304,39 @@ fn read_exactly(file: &File, length: u64) -> Result<Vec<u8>, StateError> {
             Ok(0) => return Err(StateError::Length { announced: length, found: bytes.len() as u64 }),
             Ok(count) => bytes.extend_from_slice(&chunk[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(StateError::Io(error)),
+            Err(source) => return Err(StateError::Io { call: "pread", source }),
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every write to it says ENOSPC.
+    fn full() -> File {
+        File::options().write(true).open("/dev/full").unwrap()
+    }
+
+    fn told(state: State) -> String {
+        encode_into(&full(), state.write).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_memfd_that_takes_no_more_is_told_by_call_and_limit_whatever_the_codec_makes_of_it() {
+        let wanted = "cannot move the state: write to a memfd: No space left on device (os error 28): no space is left";
+        let large = vec![7_u8; 2 * BUFFER];
+        assert!(told(State::bytes(large.clone())).starts_with(wanted), "{}", told(State::bytes(large)));
+        // It is in the buffer until the end.
+        assert!(told(State::bytes("little")).starts_with(wanted), "{}", told(State::bytes("little")));
+        #[cfg(feature = "bincode")]
+        assert!(told(State::bincode(vec![7_u8; 2 * BUFFER])).starts_with(wanted));
+    }
+
+    #[test]
+    fn what_the_application_says_is_told_as_it_is() {
+        let failed = State::writer(|_| Err(io::Error::other("no such record")));
+        assert_eq!(told(failed), "cannot encode the state: no such record");
+    }
 }

@@ -61,6 +61,19 @@ impl Ended {
         }
     }
 
+    /// What it said on stdout as one line: tables break theirs to fit a terminal.
+    fn unbroken(&self) -> String {
+        self.out().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// No line is longer than a terminal is wide.
+    #[track_caller]
+    fn fits(&self) {
+        for line in self.out().lines() {
+            assert!(line.chars().count() <= 80, "{} characters: {line}", line.chars().count());
+        }
+    }
+
     fn lines(&self) -> Vec<Value> {
         self.out().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -125,6 +138,15 @@ fn http(listen: &str, control: &str) -> Process {
     Process::start("http", &["--listen", listen, "--control", control, "--drain", "100"])
 }
 
+/// The example service, started by this command. It is killed at the test's end.
+fn serving(command: &mut Command) -> Running {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut service = Running { child, stdout };
+    service.lines_until("ready generation=");
+    service
+}
+
 fn terminate(process: &mut Process) {
     let pid = nix::unistd::Pid::from_raw(process.child.id().try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -152,16 +174,26 @@ mod usage {
 
     #[test]
     fn without_a_socket_it_says_where_to_name_one() {
-        let ended = run(&["status"]);
-        assert_eq!(ended.0.status.code(), Some(2));
-        assert!(ended.err().contains("set HANDOFF_SOCKET"), "{}", ended.err());
+        for name in ["status", "watch", "upgrade", "stop", "check"] {
+            let set_to_nothing = Ended(command(&[name]).env("HANDOFF_SOCKET", "").output().unwrap());
+            for ended in [run(&[name]), set_to_nothing] {
+                assert_eq!(ended.0.status.code(), Some(2));
+                for words in ["set HANDOFF_SOCKET", "handoff status /run/app/handoff.sock", "ss -xlp"] {
+                    assert!(ended.err().contains(words), "{}", ended.err());
+                }
+            }
+        }
     }
 
     #[test]
-    fn a_duration_without_a_unit_is_wrong_usage() {
-        let ended = run(&["upgrade", "/nowhere", "--timeout", "30"]);
+    fn a_duration_that_is_none_is_wrong_usage() {
+        for command in ["upgrade", "stop"] {
+            let ended = run(&[command, "/nowhere", "--timeout", "soon"]);
+            assert_eq!(ended.0.status.code(), Some(2));
+            assert!(ended.err().contains("30, 500ms, 2m, 1h"), "{}", ended.err());
+        }
+        let ended = run(&["stop", "/nowhere", "--timeout", "30", "--no-wait"]);
         assert_eq!(ended.0.status.code(), Some(2));
-        assert!(ended.err().contains("500ms, 30s, 2m, 1h"), "{}", ended.err());
     }
 
     #[test]
@@ -169,6 +201,14 @@ mod usage {
         for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
             let script = run(&["completions", shell]);
             assert!(script.succeeds().contains("upgrade") && !script.out().contains("successor"), "{shell}");
+        }
+    }
+
+    #[test]
+    fn completions_show_what_help_shows_and_nothing_that_it_hides() {
+        for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+            let script = run(&["completions", shell]);
+            assert!(script.succeeds().contains("no-wait") && !script.out().contains("grace"), "{shell}");
         }
     }
 
@@ -274,6 +314,59 @@ mod status {
         assert_eq!(status["pid"].to_string(), second.word("pid="));
         assert_eq!(status["history"][0]["outcome"], "completed");
         assert_eq!(status["fds"][0]["kind"], "tcp_listener");
+    }
+
+    #[test]
+    fn a_successor_that_never_started_is_no_process_0() {
+        let (directory, path) = place();
+        // Its own copy, which goes: there is nothing to start then.
+        let program = directory.path().join("http");
+        std::fs::copy(example::program("http"), &program).unwrap();
+        let _service = serving(Command::new(&program).args(["--listen", "127.0.0.1:0", "--control", &path]));
+        std::fs::remove_file(&program).unwrap();
+
+        let mut watch = Running::start(&["watch", &path]);
+        watch.line();
+        let upgrade = run(&["upgrade", &path, "--json"]);
+        upgrade.fails(1, &["was not replaced: cannot start"]);
+        let lines = upgrade.lines();
+        let failed = lines.iter().find(|line| line["event"] == "failed").unwrap();
+        assert!(failed.get("pid").is_none(), "{failed}");
+        let watched = watch.lines_until("failed").join("\n");
+
+        let status = run(&["status", &path]);
+        assert!(status.succeeds().contains("  no process  failed "), "{}", status.out());
+        status.fits();
+        for text in [status.out(), upgrade.err(), &watched] {
+            assert!(!text.contains("process 0"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_page_fits_a_terminal() {
+        let fake = Fake::new(|script| {
+            let mut client = script.accept();
+            client.hear();
+            let mut status: Value = serde_json::from_str(STATUS).unwrap();
+            let mut failed = attempt("failed", 12, Some(&"the successor said a lot about why it could not ".repeat(5)));
+            let mut slow = attempt("taken_back", 12, Some("it died"));
+            for lap in ["total_us", "transfer_us", "initialise_us", "release_us", "pause_us", "drain_us"] {
+                slow[lap] = json!(75_000_000);
+            }
+            failed["successor_pid"] = json!(4_194_304);
+            status["phase"] = json!("stranded");
+            status["history"] = json!([attempt("completed", 11, None), failed, slow]);
+            status["successor"] =
+                json!({"pid": 4_194_304, "version": "1.2.4", "progress": "reading this and that ".repeat(9)});
+            status["fds"] = json!([{"name": "http", "kind": "unix_seqpacket_listener", "addr": "[2001:db8::1]:8080"}]);
+            status["fd_count"] = json!(1);
+            client.say(&status.to_string());
+        });
+        let shown = run(&["status", &fake.path]);
+        shown.succeeds();
+        shown.fits();
+        assert!(shown.unbroken().contains("be ended from here; end it by hand"), "{}", shown.out());
+        fake.ends();
     }
 
     #[test]
@@ -557,7 +650,7 @@ mod upgrade {
             client.wait_for_the_end();
         });
         let ended = run(&["upgrade", &fake.path, "--timeout", "100ms", "--grace", "100ms"]);
-        ended.fails(1, &["no outcome after", "warming up", "goes on without this command"]);
+        ended.fails(4, &["no outcome after", "warming up", "goes on without this command"]);
         fake.ends();
     }
 
@@ -675,8 +768,85 @@ process 4121 has stopped, after it had been up for 1 min 1 s
     #[test]
     fn the_timeout_bounds_the_waiting() {
         let fake = stopping(|_service, watcher| watcher.wait_for_the_end());
-        run(&["stop", &fake.path, "--timeout", "200ms"]).fails(1, &["has not stopped in time"]);
+        run(&["stop", &fake.path, "--timeout", "200ms"]).fails(4, &["has not ended in time", "handoff status"]);
         fake.ends();
+    }
+
+    #[test]
+    fn it_does_not_wait_where_it_need_not() {
+        let fake = stopping(|_service, watcher| watcher.wait_for_the_end());
+        assert_eq!(run(&["stop", &fake.path, "--no-wait"]).succeeds(), "process 4121 was told to stop\n");
+        fake.ends();
+    }
+
+    #[test]
+    fn a_process_has_ended_when_the_command_has() {
+        let (_directory, path) = place();
+        let mut service = http("127.0.0.1:0", &path);
+        run(&["stop", &path, "--timeout", "60"]).succeeds();
+        assert!(service.child.try_wait().unwrap().is_some_and(|status| status.success()));
+    }
+
+    /// Where the kernel names the process behind a connection.
+    fn kernel_names_processes() -> bool {
+        fd_handoff::client::Kernel::probe().unwrap().peer_pidfd.is_ok()
+    }
+
+    /// A service that closes its control socket in good order, and goes on until its standard input ends.
+    #[test]
+    #[ignore = "run by other tests as a process of its own"]
+    fn lingering_service() {
+        let Ok(path) = std::env::var("LINGERING_SERVICE") else { return };
+        let listener = UnixListener::bind(&path).unwrap();
+        println!("listening");
+        let script = fake::Script::new(listener, path);
+        let own = |line: &str| line.replace("4121", &std::process::id().to_string());
+        let mut watcher = script.accept_as(&own(HELLO));
+        watcher.hear();
+        watcher.say(&own(STATUS));
+        let mut asker = script.accept_as(&own(HELLO));
+        asker.hear();
+        asker.say(STOPPING);
+        drop((asker, watcher));
+        script.stop();
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+    }
+
+    fn linger(path: &str) -> Running {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "stop::lingering_service", "--ignored", "--nocapture"]).env("LINGERING_SERVICE", path);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut service = Running { child, stdout };
+        service.lines_until("listening");
+        service
+    }
+
+    #[test]
+    fn a_process_that_outlives_its_control_socket_is_waited_for() {
+        if !kernel_names_processes() {
+            return;
+        }
+        let (_directory, path) = place();
+        let mut service = linger(&path);
+        let mut stop = Running::start(&["stop", &path]);
+        stop.lines_until("has closed its control socket; waiting for the process to end");
+        assert!(service.child.try_wait().unwrap().is_none());
+        drop(service.child.stdin.take());
+        stop.lines_until("has stopped, after");
+        assert_eq!(stop.ends(), (Some(0), String::new()));
+        assert!(service.child.try_wait().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_process_that_does_not_end_in_time_is_told_by_the_exit_code() {
+        if !kernel_names_processes() {
+            return;
+        }
+        let (_directory, path) = place();
+        let service = linger(&path);
+        let pid = service.child.id().to_string();
+        run(&["stop", &path, "--timeout", "100ms"]).fails(4, &["has not ended in time", &pid]);
     }
 
     #[test]
@@ -740,8 +910,86 @@ mod check {
         let service = http("127.0.0.1:0", &path);
         let ended = run(&["check", &path]);
         let named = format!("a service runs there: http, generation 1, process {}", service.word("pid="));
-        assert!(ended.succeeds().contains(&named), "{}", ended.out());
+        ended.succeeds();
+        assert!(ended.unbroken().contains(&named), "{}", ended.out());
         assert!(run(&["status", &path]).succeeds().contains("No handoff has been tried yet."));
+    }
+
+    /// As another user than root none of these can be done.
+    fn is_root() -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    #[test]
+    fn a_service_of_another_user_is_told_from_ones_own() {
+        use std::os::unix::process::CommandExt;
+
+        let (directory, path) = place();
+        let service = http("127.0.0.1:0", &path);
+        let found = report(&run(&["check", &path, "--json"]));
+        assert!(finding(&found, "user")["found"].as_str().unwrap().ends_with("like the service that runs there"));
+        assert!(finding(&found, "network")["found"].as_str().unwrap().ends_with("like the service that runs there"));
+        drop(service);
+
+        if !is_root() {
+            return;
+        }
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        // The lock file of the first one is beside it.
+        let path = format!("{path}.theirs");
+        let mut service = Command::new(example::program("http"));
+        let _service = serving(service.args(["--listen", "127.0.0.1:0", "--control", &path]).uid(65_534).gid(65_534));
+        let found = report(&run(&["check", &path, "--json"]));
+        let found = finding(&found, "user");
+        assert_eq!(found["verdict"], "warning", "{found}");
+        assert!(found["advice"].as_str().unwrap().contains("as user 65534"), "{found}");
+    }
+
+    #[test]
+    fn a_service_in_another_network_namespace_is_a_failure() {
+        let (_directory, path) = place();
+        if !is_root() {
+            return;
+        }
+        let mut service = Command::new("unshare");
+        service.arg("--net").arg(example::program("http"));
+        let _service = serving(service.args(["--listen", "127.0.0.1:0", "--control", &path]));
+        let ended = run(&["check", &path, "--json"]);
+        ended.fails(1, &["1 check failed"]);
+        let report = report(&ended);
+        let found = finding(&report, "network");
+        assert_eq!(found["verdict"], "failed", "{found}");
+        assert!(found["found"].as_str().unwrap().contains("the service there runs in net:["), "{found}");
+    }
+
+    #[test]
+    fn a_service_whose_directory_was_replaced_is_found() {
+        let (directory, _) = place();
+        let inside = directory.path().join("inside");
+        std::fs::create_dir(&inside).unwrap();
+        let path = inside.join("control.sock");
+        let path = path.to_str().unwrap();
+        let service = http("127.0.0.1:0", path);
+        let who = format!("process {} listens on a socket that had this path", service.word("pid="));
+
+        std::fs::remove_dir_all(&inside).unwrap();
+        let ended = run(&["check", path]);
+        ended.fails(1, &["2 checks failed"]);
+        assert!(ended.unbroken().contains(&who), "{}", ended.out());
+        ended.fits();
+
+        std::fs::create_dir(&inside).unwrap();
+        let ended = run(&["check", path]);
+        ended.fails(1, &["1 check failed"]);
+        assert!(ended.unbroken().contains(&who), "{}", ended.out());
+
+        // Now there are two, and one of them can be reached.
+        let second = http("127.0.0.1:0", path);
+        let ended = run(&["check", path]);
+        ended.succeeds();
+        let reached = format!("a service runs there: http, generation 1, process {};", second.word("pid="));
+        let other = format!("process {} listens on another socket that had this path", service.word("pid="));
+        assert!(ended.unbroken().contains(&reached) && ended.unbroken().contains(&other), "{}", ended.out());
     }
 
     #[test]
@@ -750,7 +998,8 @@ mod check {
         let path = directory.path().join("nowhere/control.sock");
         let ended = run(&["check", path.to_str().unwrap()]);
         ended.fails(1, &["not fit for a control socket", "1 check failed"]);
-        assert!(ended.out().contains("RuntimeDirectory="), "{}", ended.out());
+        assert!(ended.unbroken().contains("RuntimeDirectory="), "{}", ended.out());
+        ended.fits();
     }
 
     #[test]
@@ -786,11 +1035,12 @@ mod check {
         let (_directory, path) = place();
         drop(UnixListener::bind(&path).unwrap());
         let ended = run(&["check", &path]);
-        assert!(ended.succeeds().contains("the next start replaces it"), "{}", ended.out());
+        ended.succeeds();
+        assert!(ended.unbroken().contains("the next start replaces it"), "{}", ended.out());
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "").unwrap();
         let ended = run(&["check", &path]);
         ended.fails(1, &["1 check failed"]);
-        assert!(ended.out().contains("something that is not a socket"), "{}", ended.out());
+        assert!(ended.unbroken().contains("something that is not a socket"), "{}", ended.out());
     }
 }

@@ -222,20 +222,21 @@ fn no_permission(form: Form) {
     }
     let Place { directory, path } = place();
     let role = if form == Form::Blocking { "problems" } else { "problems on tokio" };
+    let denied = format!("{} {}", PathProblem::Permission, PathProblem::Permission);
     // Not even to be searched.
-    assert_eq!(Child::start_as_nobody(role, &path).hear(), "Permission Permission");
+    assert_eq!(Child::start_as_nobody(role, &path).hear(), denied);
     // Searched, but not written to: nothing can be created.
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-    assert_eq!(Child::start_as_nobody(role, &path).hear(), "Permission Permission");
+    assert_eq!(Child::start_as_nobody(role, &path).hear(), denied);
     // A socket that only its owner may connect to.
     let service = Service::start(form, config(&path), &path);
-    assert_eq!(Child::start_as_nobody(role, &path).hear(), "Permission Permission");
+    assert_eq!(Child::start_as_nobody(role, &path).hear(), denied);
     service.assert_unharmed();
 }
 
 fn tell_problems(form: Form, mut parent: Parent) {
     let [listen, receive] = problems(form, &parent.path);
-    parent.tell(format!("{listen:?} {receive:?}"));
+    parent.tell(format!("{listen} {receive}"));
 }
 
 fn the_path_goes_with_its_service(form: Form) {

@@ -4,6 +4,8 @@
 
 #[path = "../fuzz/bodies/frames.rs"]
 mod frames;
+#[path = "../fuzz/bodies/inspectors.rs"]
+mod inspectors;
 #[path = "../fuzz/bodies/operations.rs"]
 mod operations;
 
@@ -12,6 +14,11 @@ use std::path::Path;
 #[test]
 fn the_corpus_of_frames() {
     over_corpus("frames", frames::run);
+}
+
+#[test]
+fn the_corpus_of_inspectors() {
+    over_corpus("inspectors", inspectors::run);
 }
 
 #[test]
@@ -34,6 +41,16 @@ fn frames_at_random() {
             *first &= 0x3f;
         }
         frames::run(&input);
+    }
+}
+
+#[test]
+fn inspectors_at_random() {
+    let mut random = Random(3);
+    for _ in 0..200 {
+        let length = 2 * random.below(60);
+        let input: Vec<u8> = (0..length).map(|_| random.byte()).collect();
+        inspectors::run(&input);
     }
 }
 

@@ -233,11 +233,29 @@ fn a_successor_that_dies_while_its_predecessor_drains(old: Form, new: Form) {
     assert_eq!(child.hear(), "serving");
     assert!(released.lost(Some(Instant::now())).is_none());
     released.draining(3);
+    // M105
+    let outcomes = || -> Vec<Value> {
+        let status = Raw::greeted(&path).ask("status");
+        status["history"].as_array().unwrap().iter().map(|attempt| attempt["outcome"].clone()).collect()
+    };
+    assert_eq!(outcomes(), ["completed"], "as the successor tells it");
     let failure = scope(|scope| {
         let lost = scope.spawn(|| released.lost(None).unwrap());
         child.kill();
         lost.join().unwrap()
     });
+    let status = Raw::greeted(&path).ask("status");
+    let [completed, taken_back] = &status["history"].as_array().unwrap()[..] else { panic!("{status}") };
+    assert_eq!(
+        (&completed["outcome"], &taken_back["outcome"]),
+        (&json!("completed"), &json!("taken_back")),
+        "{status}"
+    );
+    for field in ["from", "successor_pid", "transfer_us", "initialise_us", "release_us", "pause_us"] {
+        assert_eq!(completed[field], taken_back[field], "{status}");
+    }
+    let total = |attempt: &Value| attempt["total_us"].as_u64().unwrap();
+    assert!(total(completed) < total(taken_back), "both count from receive: {status}");
     service.assert_taken_back(&failure, &path);
 }
 

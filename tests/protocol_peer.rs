@@ -590,6 +590,76 @@ fn descriptors_that_are_not_what_was_said_fail_the_handoff() {
     }
 }
 
+// M101
+#[test]
+fn a_batch_is_acknowledged_when_it_is_whole_and_its_descriptors_are_examined_then() {
+    let offered = |entries: &[Value], fds: usize| {
+        let place = Place::new();
+        let mut service = RawService::new(&place);
+        let successor = receiving(&place);
+        service.accept();
+        let listener = service.listener.try_clone().unwrap();
+        let peer = service.peer();
+        // A second batch is still to come: what is wrong with this one does not wait for it.
+        peer.say(&json!({"type": "offer", "protocol": 1, "generation": 7, "pid": 1, "pidfd": false,
+            "descriptors": 3, "batches": 2, "state": null, "path": null, "ready_timeout_ms": 60000,
+            "active_timeout_ms": 60000, "drain_timeout_ms": 60000, "history": []}));
+        let entries: Vec<Value> = entries.iter().chain([&json!({"name": "x", "kind": "pipe"})]).cloned().collect();
+        peer.say_with(&json!({"type": "descriptors", "batch": 0, "entries": entries}), &vec![listener.as_fd(); fds]);
+        let answers = [peer.next().unwrap().0, peer.next().map_or(Value::Null, |(frame, _)| frame)];
+        assert!(successor.join().unwrap().is_err());
+        answers.map(|frame| (frame["type"].clone(), frame["code"].clone()))
+    };
+    let control = json!({"name": "@control", "kind": "unix_listener"});
+    let not_whole = offered(std::slice::from_ref(&control), 1);
+    assert_eq!(not_whole, [(json!("abort"), json!("descriptors")), (Value::Null, Value::Null)]);
+    let twice = offered(&[json!({"name": "x", "kind": "pipe"})], 2);
+    assert_eq!(twice, [(json!("abort"), json!("malformed")), (Value::Null, Value::Null)]);
+    let not_as_said = offered(&[control], 2);
+    assert_eq!(not_as_said, [(json!("received"), Value::Null), (json!("abort"), json!("descriptors"))]);
+}
+
+// M27
+#[test]
+fn the_longest_address_that_the_kernel_has_is_within_its_limit() {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+
+    let place = Place::new();
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    // Not UTF-8, and nobody else's.
+    let mut name = [0xff; 107];
+    name[..4].copy_from_slice(&std::process::id().to_ne_bytes().map(|byte| byte | 0x80));
+    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new_abstract(&name).unwrap()).unwrap();
+    listen(&socket, Backlog::new(1).unwrap()).unwrap();
+    let control = handoff_listen(place.config()).unwrap();
+    let giving = std::thread::spawn(move || {
+        let ready = control.accept().unwrap().offer(Offer::new().descriptor("long", &socket)).unwrap();
+        ready.release(None).unwrap().farewell(None).unwrap();
+    });
+    let mut inheritance = handoff_receive(place.config()).unwrap();
+    assert!(inheritance.take::<UnixListener>("long").unwrap().is_some());
+    inheritance.ready().unwrap();
+    giving.join().unwrap();
+}
+
+/// The predecessor may live on, for its probation or for whatever else it does.
+#[test]
+fn a_drain_is_over_at_the_last_farewell() {
+    let place = Place::new();
+    let (mut service, _control) = second_generation(&place);
+    let drained = || {
+        let mut peer = Peer::greeted(&place);
+        peer.say(&json!({"type": "status"}));
+        peer.expect("status").0["history"][0]["drain_us"].clone()
+    };
+    assert_eq!(drained(), Value::Null);
+    service.peer().say(&json!({"type": "farewell", "state": null, "more": false}));
+    let since = std::time::Instant::now();
+    while drained().is_null() {
+        assert!(since.elapsed() < PATIENCE, "the connection is still open, and that is no reason");
+    }
+}
+
 // M22
 #[test]
 fn what_arrives_is_closed_on_exec() {

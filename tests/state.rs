@@ -31,6 +31,8 @@ forms! {
     a_snapshot_of_another_schema_from_a_peer_that_does_not_ask
     a_state_shorter_or_longer_than_said
     an_unsealed_memfd_is_read_and_a_sealed_one_mapped
+    an_unsealed_state_that_no_memory_holds
+    an_empty_state_is_one_and_a_pipe_is_none
     a_codec_that_fails
 }
 
@@ -240,6 +242,51 @@ fn an_unsealed_memfd_is_read_and_a_sealed_one_mapped(form: Form) {
     assert_eq!(inheritance.text().as_deref(), Some("from the beginning"));
 }
 
+// M104
+/// Its length is true, and costs its sender nothing: nobody has written to it.
+fn an_unsealed_state_that_no_memory_holds(form: Form) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    const LENGTH: usize = 1 << 40;
+    // Whatever the kernel would promise.
+    let (_, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
+    setrlimit(Resource::RLIMIT_AS, (LENGTH as u64 / 2).min(hard), hard).unwrap();
+    let Place { directory: _directory, path } = place();
+    let memfd = memfd("state", b"");
+    memfd.set_len(LENGTH as u64).unwrap();
+    match receive_snapshot(form, &path, &state_info(LENGTH, 0, "raw"), &memfd).err() {
+        Some(Error::State(error @ StateError::TooMuchToCopy { length })) => {
+            assert_eq!(length, LENGTH as u64);
+            assert!(error.to_string().contains("seal"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+// M102, M103
+fn an_empty_state_is_one_and_a_pipe_is_none(form: Form) {
+    let Place { directory: _directory, path } = place();
+    let (reader, _writer) = nix::unistd::pipe().unwrap();
+    let pipe = File::from(reader);
+    let directory = File::open("/").unwrap();
+    for other in [&pipe, &directory] {
+        let length = other.metadata().unwrap().len() as usize;
+        match receive_snapshot(form, &path, &state_info(length, 0, "raw"), other).err() {
+            Some(Error::State(StateError::NotAFile)) => {}
+            error => panic!("{error:?}"),
+        }
+    }
+    for sealed in [false, true] {
+        let memfd = memfd("state", b"");
+        if sealed {
+            seal(&memfd);
+        }
+        let inheritance = receive_snapshot(form, &path, &state_info(0, 0, "raw"), &memfd).unwrap();
+        assert!(inheritance.received().unwrap().is_empty());
+        assert_eq!(inheritance.text().as_deref(), Some(""));
+    }
+}
+
 fn a_codec_that_fails(form: Form) {
     let Place { directory: _directory, path } = place();
     let broken = || State::writer(|_| Err(std::io::Error::other("out of order")));
@@ -317,6 +364,70 @@ mod codecs {
             let farewell = control.farewell().unwrap().unwrap();
             assert!(matches!(farewell.serde::<u8>(), Err(StateError::Codec { found, .. }) if found == "raw"));
         });
+    }
+
+    #[derive(bincode::Encode, serde::Serialize)]
+    enum Shape {
+        #[expect(dead_code, reason = "the first one, so that the next is not")]
+        Point,
+        Circle(u64),
+        Named {
+            name: String,
+            sides: Option<u8>,
+        },
+    }
+
+    /// For whoever has no bincode: the examples of protocol.md are what both traits write.
+    #[test]
+    fn the_layout_in_the_specification_is_that_of_the_codec() {
+        use std::fmt::Write as _;
+
+        fn bytes(value: impl bincode::Encode + serde::Serialize) -> String {
+            let config = bincode::config::standard();
+            let own = bincode::encode_to_vec(&value, config).unwrap();
+            assert_eq!(bincode::serde::encode_to_vec(&value, config).unwrap(), own);
+            own.iter().fold(String::new(), |mut text, byte| {
+                write!(text, "{}{byte:02x}", if text.is_empty() { "" } else { " " }).unwrap();
+                text
+            })
+        }
+        let named = Shape::Named { name: "hexagon".to_owned(), sides: Some(6) };
+        let rows = [
+            ("u64 0", bytes(0_u64)),
+            ("u64 250", bytes(250_u64)),
+            ("u64 251", bytes(251_u64)),
+            ("u64 4711, the counter of the example `http`", bytes(4711_u64)),
+            ("u64 65535", bytes(65_535_u64)),
+            ("u64 65536", bytes(65_536_u64)),
+            ("u64 4294967296", bytes(1_u64 << 32)),
+            ("u64 18446744073709551615", bytes(u64::MAX)),
+            ("u16 300", bytes(300_u16)),
+            ("u8 255", bytes(255_u8)),
+            ("i8 -1", bytes(-1_i8)),
+            ("i64 -1", bytes(-1_i64)),
+            ("i64 1", bytes(1_i64)),
+            ("i64 -126", bytes(-126_i64)),
+            ("bool true", bytes(true)),
+            ("f64 1.5", bytes(1.5_f64)),
+            ("character é", bytes('é')),
+            ("text Ada", bytes("Ada")),
+            ("no value of an optional u64", bytes(None::<u64>)),
+            ("the value 300 of an optional u64", bytes(Some(300_u64))),
+            ("list of u16: 1, 300", bytes(vec![1_u16, 300])),
+            ("array of two u16: 1, 300", bytes([1_u16, 300])),
+            ("map: a to 1, b to 2 (u8)", bytes(BTreeMap::from([("a", 1_u8), ("b", 2)]))),
+            ("the second variant of an enumeration, with u64 5", bytes(Shape::Circle(5))),
+            ("its third, with the text hexagon and an optional u8, 6", bytes(named)),
+        ];
+        let longer = [0xfd, 1, 0, 0, 0, 0, 0, 0, 0];
+        let config = bincode::config::standard();
+        assert_eq!(bincode::decode_from_slice::<u64, _>(&longer, config).unwrap(), (1, 9));
+        assert_eq!(bincode::serde::decode_from_slice::<u64, _>(&longer, config).unwrap(), (1, 9));
+        let specification = include_str!("../protocol.md");
+        for (value, bytes) in rows {
+            let row = format!("| {value} | `{bytes}` |");
+            assert!(specification.contains(&row), "{row}");
+        }
     }
 
     pub(crate) fn garbage_for_the_codec(form: Form) {

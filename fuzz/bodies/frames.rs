@@ -145,7 +145,7 @@ impl Model {
             if length >= MAX_LINE {
                 return Some(self.stop(WireError::TooLong));
             }
-            let line = rest[..length].trim_ascii().to_vec();
+            let line = trimmed(&rest[..length]).to_vec();
             let descriptors = self.attached.remove(&self.next).unwrap_or_default();
             self.next += length + 1;
             if !line.is_empty() {
@@ -222,4 +222,12 @@ fn repeat<T: Frame + PartialEq + std::fmt::Debug>(line: &[u8]) {
 
 fn newlines(line: &[u8]) -> usize {
     line.iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// Without the white space of JSON at both ends.
+fn trimmed(mut line: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t' | b'\r', rest @ ..] | [rest @ .., b' ' | b'\t' | b'\r'] = line {
+        line = rest;
+    }
+    line
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use fd_handoff::Cause;
 use fd_handoff::core::wire::{
     Abort, Active, Attempt, ClientFrame, Descriptors, Draining, Entry, ErrorCode, Failure, Farewell, Frame, GetStatus,
-    Hello, Kind, MAX_BATCH, MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Name, Offer, Outcome, PROTOCOL, Phase, Progress,
-    Ready, Receive, Received, Release, ServerFrame, Settled, Snapshot, StateInfo, VersionRange, WireError,
+    Kind, MAX_BATCH, MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Name, Offer, PROTOCOL, Progress, Ready, Receive, Received,
+    Release, ServerFrame, Settled, Snapshot, StateInfo, WireError,
 };
 use fd_handoff::core::{
     Gift, Input, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role, Successor, SuccessorCommand,
@@ -411,15 +411,7 @@ impl World {
         let number = u32::from(argument >> 4);
         let state = |present: bool| present.then(|| info(0));
         let frame: ServerFrame = match argument & 15 {
-            0 => Hello {
-                protocol: VersionRange { min: number, max: 2 },
-                name: String::new(),
-                version: String::new(),
-                pid: 0,
-                generation: 0,
-                phase: Phase::Unknown,
-            }
-            .into(),
+            0 => hello(number),
             kind @ 1..=4 => Offer {
                 protocol: if number == 15 { 9 } else { 1 },
                 generation: if number == 14 { u64::MAX } else { 7 },
@@ -640,19 +632,22 @@ fn entry(name: &str, index: u32, long: bool) -> Arc<Entry> {
     Arc::new(Entry { name, index, kind: Kind::TcpListener, addr, cookie: Some(u64::MAX), netns: None, file: None })
 }
 
+/// What may get more fields is made from a line, as it comes.
+fn read(line: &str) -> ServerFrame {
+    ServerFrame::parse(line.as_bytes()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn hello(min: u32) -> ServerFrame {
+    read(&format!(
+        r#"{{"type":"hello","protocol":{{"min":{min},"max":2}},"name":"","version":"","pid":0,"generation":0,"phase":"?"}}"#
+    ))
+}
+
 fn attempt() -> Attempt {
-    Attempt {
-        from: 1,
-        successor_pid: 1,
-        outcome: Outcome::Failed,
-        reason: None,
-        began_unix_ms: 1,
-        total_us: 1,
-        transfer_us: None,
-        initialise_us: None,
-        release_us: None,
-        pause_us: None,
-        drain_us: None,
+    let line = r#"{"type":"outcome","from":1,"successor_pid":1,"outcome":"failed","began_unix_ms":1,"total_us":1}"#;
+    match read(line) {
+        ServerFrame::Concluded(concluded) => concluded.attempt,
+        other => panic!("{other:?}"),
     }
 }
 

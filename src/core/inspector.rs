@@ -64,6 +64,7 @@ impl Inspector {
     }
 
     /// For choosing who has to make room: the least of these, one that waits for nothing and has been quiet longest.
+    // M38
     pub fn rank(&self) -> (bool, Instant) {
         (self.listens(), self.last_line)
     }
@@ -79,6 +80,7 @@ impl Inspector {
     }
 
     /// When it has been quiet for too long. One that listens may be quiet for ever.
+    // M37
     pub fn deadline(&self) -> Option<Instant> {
         (!self.listens()).then(|| self.last_line + QUIET_LIMIT)
     }
@@ -102,6 +104,7 @@ impl Inspector {
     }
 
     /// Decides about one line.
+    // M31, M33, M34, M35, M99
     pub fn line(&mut self, now: Instant, line: Result<ClientFrame, WireError>, desk: Desk) -> Answer {
         self.last_line = now;
         match line {
@@ -127,6 +130,8 @@ impl Inspector {
             Err(error @ (WireError::TooLong | WireError::StrayDescriptors | WireError::Truncated)) => {
                 Answer::Close(failure(&error))
             }
+            // A person mistypes and goes on. A successor has been told no.
+            Err(error @ WireError::MalformedReceive(_)) => Answer::Close(failure(&error)),
             Err(error) => Answer::Reply(failure(&error)),
         }
     }
@@ -142,6 +147,7 @@ impl Inspector {
 
 impl Desk {
     /// Why no upgrade can begin now, if so.
+    // M90
     pub fn busy(self) -> Option<String> {
         match (self.successor, self.upgrading) {
             (Some(pid), _) => Some(busy_with(pid)),
@@ -155,6 +161,7 @@ fn busy_with(pid: u32) -> String {
     format!("a handoff to process {pid} is under way; try again when it is over")
 }
 
+// M27, M39, M41
 fn begin(receive: Receive, successor: Option<u32>) -> Answer {
     let refuse = |code, message| Answer::Refuse(receive.pid, Failure { code, message });
     if let Some(pid) = successor {

@@ -270,8 +270,11 @@ impl Lifecycle {
         }
     }
 
-    /// The application lets the service go. Only the first word counts.
+    /// The application lets the service go. Only the first word counts; whoever says nothing once its successor serves has
+    /// handed over.
     pub fn leave(&mut self, how: Leave) -> Leaving {
+        let handed_over = self.phase == Phase::Draining && how == Leave::Crashed;
+        let how = if handed_over { Leave::HandedOver } else { how };
         let how = *self.left.get_or_insert(how);
         let owns = std::mem::take(&mut self.accepting);
         Leaving {

@@ -152,6 +152,7 @@ impl<F> Predecessor<F> {
         }
     }
 
+    // M50
     fn command(&mut self, now: Instant, command: PredecessorCommand<F>) {
         match (command, self.step) {
             (PredecessorCommand::Offer(gift), Step::Requested) => self.offer(now, *gift),
@@ -181,6 +182,7 @@ impl<F> Predecessor<F> {
         }
     }
 
+    // M43
     fn offer(&mut self, now: Instant, gift: Gift<F>) {
         let Gift { mut offer, pidfd, descriptors, snapshot } = gift;
         if let Some(cause) = self.unread_schema(snapshot.as_ref()) {
@@ -198,6 +200,7 @@ impl<F> Predecessor<F> {
 
     /// Gives the service up, unless there is nobody to take it: while nothing is given up, a mistake costs
     /// nothing.
+    // M52
     fn release(&mut self, now: Instant, state: Option<Packet<F>>, monotonic_us: u64, timens: Option<u64>) {
         if self.closed {
             return self.fail(Cause::Closed(Peer::Successor));
@@ -220,6 +223,7 @@ impl<F> Predecessor<F> {
     }
 
     /// Sends as many batches as may be on their way, and the snapshot once all of them have arrived.
+    // M44
     fn transfer(&mut self, now: Instant, mut sent: u32, acknowledged: u32) {
         while sent - acknowledged < MAX_UNACKNOWLEDGED && !self.descriptors.is_empty() {
             let count = next_batch(self.descriptors.iter().map(|(entry, _)| entry));
@@ -248,6 +252,7 @@ impl<F> Predecessor<F> {
         }
     }
 
+    // M85, M86
     fn farewell(&mut self, mut states: Vec<Packet<F>>) {
         // The newest are kept: as many generations as there are places have left the oldest unread.
         states.drain(..states.len().saturating_sub(MAX_FAREWELLS));
@@ -260,6 +265,7 @@ impl<F> Predecessor<F> {
         self.send(Farewell { state: Some(last.info), more: false }, vec![last.memfd]);
     }
 
+    // M47, M65, M76
     fn frame(&mut self, now: Instant, frame: ClientFrame) {
         match (frame, self.step) {
             (_, Step::Over) => {}
@@ -316,6 +322,7 @@ impl<F> Predecessor<F> {
 
     /// A frame that may not come now. Before release it ends the handoff. After release the successor may
     /// be serving, so the frame is refused and everything else stays as it is.
+    // M77
     fn out_of_order(&mut self, frame: &'static str) {
         let cause = Cause::OutOfOrder { peer: Peer::Successor, frame };
         if self.has_not_released() {
@@ -326,6 +333,7 @@ impl<F> Predecessor<F> {
 
     /// Garbage before release ends the handoff. After it, the successor may be serving all the same: only
     /// its death, its word or the deadline decides.
+    // M77
     fn garbled(&mut self, error: WireError) {
         if self.has_not_released() {
             return self.fail(Cause::Garbled(Peer::Successor, error));
@@ -399,6 +407,7 @@ impl<F> Predecessor<F> {
         }
     }
 
+    // M48, M77, M78
     fn timeout(&mut self, now: Instant) {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
@@ -418,6 +427,7 @@ impl<F> Predecessor<F> {
         }
     }
 
+    // M67, M77
     fn eof(&mut self, now: Instant) {
         self.closed = true;
         if self.has_not_released() {
@@ -433,6 +443,7 @@ impl<F> Predecessor<F> {
     }
 
     /// The kernel took the signal, and the successor's death will follow; or it may not be ended from here.
+    // M79
     fn fenced(&mut self, ended: bool) {
         if self.step == Step::Fencing && !ended {
             self.step = Step::Stranded;
@@ -443,6 +454,7 @@ impl<F> Predecessor<F> {
 
     /// Where the kernel cannot report the successor's death, a closed connection is the last thing that
     /// this side will ever learn. It proves nothing, so this side stays out.
+    // M69, M79
     fn give_up_if_blind(&mut self) {
         if self.closed && !self.sees_death && self.step == Step::Stranded {
             self.end(PredecessorEvent::Unknown(Cause::Closed(Peer::Successor)));
@@ -450,6 +462,7 @@ impl<F> Predecessor<F> {
     }
 
     /// The successor is dead, or has said that it does not serve: the service is this side's.
+    // M70, M74, M75, M76, M78
     fn lost(&mut self, cause: Cause) {
         match self.step {
             Step::Over => {}
@@ -466,6 +479,7 @@ impl<F> Predecessor<F> {
     }
 
     /// Ends a handoff before release, and says why to the successor.
+    // M88
     fn fail(&mut self, cause: Cause) {
         let reason = shorten(&cause.to_string(), MAX_TEXT);
         self.send(Abort { code: cause.code(), reason }, vec![]);
@@ -556,6 +570,7 @@ fn count_batches<F>(descriptors: &VecDeque<(Arc<Entry>, F)>) -> u32 {
 }
 
 /// How many of these make the next batch: as many as fit a message and a line.
+// M11, M21
 fn next_batch<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> usize {
     // The frame around the entries: {"type":"descriptors","batch":16384,"entries":[]} and a newline.
     const FRAME: usize = 64;

@@ -65,6 +65,7 @@ pub(crate) fn micros(duration: Duration) -> u64 {
 }
 
 /// Adds an attempt, and forgets the oldest where there are too many.
+// M105
 pub(crate) fn remember(history: &mut VecDeque<Attempt>, attempt: Attempt) {
     history.push_back(attempt);
     while history.len() > MAX_HISTORY {

@@ -121,7 +121,7 @@ pub struct Waits {
 }
 
 /// Why a handoff ended, in one side's eyes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
     /// The kernel says that the peer is dead.
@@ -249,6 +249,7 @@ impl std::fmt::Display for Peer {
 }
 
 /// Checks that a frame came with as many descriptors as it says.
+// M25
 pub(super) fn expect_descriptors<F>(frame: &'static str, expected: usize, fds: &[F]) -> Result<(), Cause> {
     if fds.len() == expected {
         return Ok(());

@@ -156,10 +156,12 @@ impl<F> Successor<F> {
 
     /// Whether there is nothing more to hear from the predecessor or to say to it. Until then the connection
     /// has to be kept: without `settled` on it, the predecessor takes our end for a crash.
+    // M82
     pub fn is_over(&self) -> bool {
         matches!(self.step, Step::Alone | Step::Over)
     }
 
+    // M49
     fn command(&mut self, now: Instant, command: SuccessorCommand) {
         match (command, self.step) {
             (SuccessorCommand::Progress(message), Step::Initialising) => {
@@ -187,6 +189,7 @@ impl<F> Successor<F> {
         }
     }
 
+    // M53, M98
     fn frame(&mut self, now: Instant, frame: ServerFrame, fds: Vec<F>) -> Result<(), Cause> {
         let tag = frame.tag();
         match (frame, self.step) {
@@ -196,6 +199,15 @@ impl<F> Successor<F> {
             (ServerFrame::Release(release), Step::Readied) => self.release(release, fds),
             (ServerFrame::Farewell(farewell), Step::Serving) => self.farewell(farewell, fds),
             (frame, step) => {
+                // Order comes before number: a frame in the wrong place may well carry what it says.
+                let may_come = match &frame {
+                    ServerFrame::Hello(_) => step == Step::Requested,
+                    ServerFrame::Draining(_) => step == Step::Serving,
+                    frame => matches!(frame, ServerFrame::Failure(_) | ServerFrame::Abort(_)),
+                };
+                if !may_come {
+                    return Err(Cause::OutOfOrder { peer: Peer::Predecessor, frame: tag });
+                }
                 expect_descriptors(tag, 0, &fds)?;
                 self.plain_frame(frame, step)
             }
@@ -203,6 +215,7 @@ impl<F> Successor<F> {
     }
 
     /// A frame that carries no descriptors.
+    // M40, M81, M100
     fn plain_frame(&mut self, frame: ServerFrame, step: Step) -> Result<(), Cause> {
         match (frame, step) {
             (ServerFrame::Hello(hello), Step::Requested) => {
@@ -246,6 +259,7 @@ impl<F> Successor<F> {
         Ok(())
     }
 
+    // M101
     fn batch(&mut self, now: Instant, batch: Descriptors, fds: Vec<F>) -> Result<(), Cause> {
         expect_descriptors("descriptors", batch.entries.len(), &fds)?;
         self.manifest.take(&batch).map_err(violation)?;
@@ -255,6 +269,7 @@ impl<F> Successor<F> {
         Ok(())
     }
 
+    // M46
     fn snapshot(&mut self, snapshot: Snapshot, fds: Vec<F>) -> Result<(), Cause> {
         expect_descriptors("state", 1, &fds)?;
         if Some(&snapshot.state) != self.manifest.state.as_ref() {
@@ -283,6 +298,7 @@ impl<F> Successor<F> {
         self.event(SuccessorEvent::Complete(state));
     }
 
+    // M54
     fn release(&mut self, release: Release, fds: Vec<F>) -> Result<(), Cause> {
         expect_descriptors("release", usize::from(release.state.is_some()), &fds)?;
         let state = packet(release.state.clone(), fds)?;
@@ -329,6 +345,7 @@ impl<F> Successor<F> {
         }
     }
 
+    // M86
     fn farewell(&mut self, farewell: Farewell, fds: Vec<F>) -> Result<(), Cause> {
         expect_descriptors("farewell", usize::from(farewell.state.is_some()), &fds)?;
         self.farewells += 1;
@@ -345,10 +362,12 @@ impl<F> Successor<F> {
     }
 
     /// The predecessor died with the offer complete and without releasing: nobody else can serve.
+    // M72
     fn take_over(&mut self) {
         self.claim(Claim::Orphaned);
     }
 
+    // M67, M69, M71
     fn eof(&mut self, now: Instant) {
         self.closed = true;
         match self.step {
@@ -364,6 +383,7 @@ impl<F> Successor<F> {
         }
     }
 
+    // M71, M72
     fn died(&mut self) {
         self.dead = true;
         match self.step {
@@ -378,6 +398,7 @@ impl<F> Successor<F> {
         }
     }
 
+    // M73, M87
     fn timeout(&mut self, now: Instant) {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
@@ -396,6 +417,7 @@ impl<F> Successor<F> {
 
     /// Gives up, and says so. Once we serve, what the predecessor says can no longer fail us: it is merely
     /// not listened to any more.
+    // M80, M81, M88
     fn fail(&mut self, cause: Cause) {
         match self.step {
             Step::Serving => self.depart(Departure::Lost),
@@ -448,6 +470,7 @@ impl<F> Role for Successor<F> {
         SuccessorCommand::Abort(Cause::Here(reason.to_owned()))
     }
 
+    // M65
     fn handle(&mut self, now: Instant, input: Input<Self>) {
         match input {
             Input::Frame(..) if matches!(self.step, Step::Watched | Step::Alone | Step::Over) => {}
@@ -479,6 +502,7 @@ impl<F> Role for Successor<F> {
 
 impl Manifest {
     /// Counts a batch in, if it is the next one and within what the offer announced.
+    // M45, M58
     fn take(&mut self, batch: &Descriptors) -> Result<(), String> {
         let count = batch.entries.len();
         if batch.batch != self.next_batch {
@@ -507,6 +531,7 @@ impl Manifest {
     }
 }
 
+// M27, M42
 fn check_offer(offer: &Offer) -> Result<(), Cause> {
     if offer.protocol < PROTOCOL.min || offer.protocol > PROTOCOL.max {
         let message = format!("the offer is for protocol {}, this program speaks {PROTOCOL}", offer.protocol);

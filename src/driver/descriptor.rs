@@ -115,6 +115,7 @@ fn describe_file(fd: BorrowedFd<'_>) -> io::Result<Facts> {
 }
 
 /// A name that an application gives: not one of the protocol's own.
+// M57
 pub(crate) fn application_name(name: &str) -> Result<Name, NameError> {
     if name.starts_with('@') {
         return Err(NameError::Reserved(name.to_owned()));
@@ -162,6 +163,7 @@ pub(crate) enum Mismatch {
 
 /// Compares a descriptor that arrived with its line of the manifest. `netns` is this process's own network
 /// namespace, where sockets of another one are to be refused.
+// M59
 pub(crate) fn check(entry: &Entry, fd: BorrowedFd<'_>, netns: Option<u64>) -> Result<(), Mismatch> {
     let name = || entry.name.clone();
     // A file need not be asked first whether it is a socket; one that is a socket all the same is found out.

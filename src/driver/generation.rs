@@ -22,7 +22,7 @@ use crate::driver::descriptor::{Attachment, named, status_of};
 use crate::driver::place::Place;
 use crate::error::{Error, Result, StateError};
 use crate::state::Received;
-use crate::sys::event::{Poller, Signal};
+use crate::sys::event::{Poller, Signal, is_hung_up};
 use crate::sys::file;
 
 #[cfg(test)]
@@ -243,6 +243,7 @@ impl Generation {
         }
     }
 
+    // M32
     pub(crate) fn status(&self) -> Status {
         let board = self.board();
         Status {
@@ -343,6 +344,14 @@ impl Generation {
         let reason = Cause::Closed(Peer::Successor).to_string();
         self.failed(arrival.receive.pid, arrival.began, &reason, Lifecycle::no_successor);
         true
+    }
+
+    /// Withdraws those that wait and have hung up, though nobody has said so yet. Returns how many there were.
+    // M106
+    pub(crate) fn withdraw_lost(&self) -> usize {
+        let is_lost = |arrival: &&Arrival| is_hung_up(arrival.channel.as_fd());
+        let lost: Vec<u64> = self.board().arrivals.iter().filter(is_lost).map(|lost| lost.watched.token).collect();
+        lost.into_iter().filter(|token| self.withdraw(*token)).count()
     }
 
     pub(crate) fn has_own_child(&self) {
@@ -497,7 +506,7 @@ impl Generation {
     fn failed(&self, pid: u32, began: Instant, reason: &str, change: impl FnOnce(&mut Lifecycle)) {
         let mut attempt = Laps::new(began).attempt(self.number, pid, Outcome::Failed);
         attempt.reason = Some(shorten(reason, MAX_TEXT));
-        let event = self.event(News::Failed, Some(pid), Some(began), reason);
+        let event = self.event(News::Failed, Some(pid).filter(|pid| *pid != 0), Some(began), reason);
         self.conclude(attempt, event, |life, attempt| {
             change(life);
             life.conclude(attempt);
@@ -506,6 +515,7 @@ impl Generation {
 
     /// Puts an attempt into the history, with the change that it makes, and tells how it ended: at one moment, since
     /// whoever hears of it may act on it at once. Whoever asked for an upgrade hears nothing after its outcome.
+    // M91, M105
     pub(crate) fn conclude(&self, attempt: Attempt, event: Event, change: impl FnOnce(&mut Lifecycle, Attempt)) {
         let mut board = self.board();
         change(&mut board.life, attempt.clone());

@@ -218,6 +218,7 @@ impl Giving {
     }
 
     /// Makes the offer. Returns the table of lent descriptors, to be held until `Ready`.
+    // M55
     pub(crate) fn offer<'fd>(
         &mut self,
         offer: Offer<'fd>,
@@ -280,6 +281,7 @@ impl Giving {
     }
 
     /// Releases: from here on, until this side is told otherwise, it does not accept.
+    // M51
     pub(crate) fn release(&mut self, state: Option<Packet<OwnedFd>>) {
         self.generation.release();
         self.laps.released = Some(Instant::now());
@@ -298,6 +300,7 @@ impl Giving {
 
     /// Says farewell: with the predecessor's own last states that nobody here has read, then with ours. Where ours could
     /// not be encoded, the others go all the same.
+    // M85
     pub(crate) fn farewell(&mut self, state: Result<Option<Packet<OwnedFd>>, StateError>) -> Option<Failure> {
         let (state, lost) = match state {
             Ok(state) => (state, None),
@@ -313,6 +316,7 @@ impl Giving {
     }
 
     /// Whether this generation's own predecessor still has to say farewell.
+    // M84
     pub(crate) fn awaits_predecessor(&self) -> bool {
         self.generation.has_predecessor()
     }
@@ -369,6 +373,7 @@ impl Giving {
         }
     }
 
+    // M92
     fn note(&mut self, event: Event) -> Option<Milestone> {
         match event {
             Event::Transferred => {

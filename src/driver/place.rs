@@ -72,6 +72,7 @@ impl Place {
     }
 
     /// What the path leads to, if it is a socket.
+    // M5
     pub(crate) fn look(&self) -> Result<Option<FileId>> {
         let stat = file::stat_at(self.directory.as_fd(), &self.name)
             .map_err(|error| self.problem(from_io("look at it", error)))?;
@@ -83,6 +84,7 @@ impl Place {
     }
 
     /// Takes the lock beside the path if nobody holds it.
+    // M1
     pub(crate) fn try_lock(&self) -> Result<Option<Lock>> {
         let problem = |error| self.problem(from_io("open its lock file", error));
         let file = file::open_lock(self.directory.as_fd(), &self.beside(".lock")).map_err(problem)?;
@@ -101,6 +103,7 @@ impl Place {
 
     /// Binds the path, in the place of a stale socket if there is one. Nobody can connect before
     /// [`listen`]. The caller holds the lock and has found that nobody listens.
+    // M4
     pub(crate) fn bind(&self, mode: u32) -> Result<UnixListener> {
         let stale = self.look()?.is_some();
         let problem = |error| self.problem(from_io("bind it", error));
@@ -119,6 +122,7 @@ impl Place {
     }
 
     /// Removes the path if it still leads to `ours`.
+    // M7
     pub(crate) fn remove(&self, ours: FileId) {
         if matches!(self.look(), Ok(Some(found)) if found == ours) {
             if let Err(error) = file::unlink_at(self.directory.as_fd(), &self.name) {
@@ -136,6 +140,7 @@ impl Place {
         Error::Path { path: self.path.clone(), problem }
     }
 
+    // M6, M9
     fn bind_as(&self, name: &Path, mode: u32) -> io::Result<UnixListener> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -147,6 +152,7 @@ impl Place {
     }
 
     /// The address of a name in the directory: the plain path where it fits, or else through the open directory.
+    // M8
     fn address(&self, name: &Path) -> io::Result<SockAddr> {
         let plain = self.path.with_file_name(name);
         if plain.as_os_str().len() <= MAX_PATH {

@@ -56,6 +56,7 @@ impl Search {
         Search { config, began: Instant::now(), attempts: 0 }
     }
 
+    // M1, M3
     pub(crate) fn look(&mut self) -> Result<Found> {
         let place = Place::open(&self.config.path)?;
         if let Some(stream) = place.connect()? {
@@ -108,6 +109,7 @@ struct Parts {
 }
 
 impl Transfer {
+    // M29
     fn begin(config: Config, place: Place, stream: OwnedFd) -> Result<Transfer> {
         let stream = std::os::unix::net::UnixStream::from(stream);
         let peer = socket::peer_credentials(&stream).map_err(Error::io("read the service's credentials"))?;
@@ -168,6 +170,7 @@ impl Transfer {
         if self.parts.is_none() { self.error.take().map(Err) } else { None }
     }
 
+    // M56, M59
     fn note(&mut self, event: Event<OwnedFd>) -> Result<Option<Arrived>> {
         let Some(parts) = &mut self.parts else { return Ok(None) };
         match event {
@@ -613,6 +616,7 @@ impl Readied {
     }
 
     /// Begins the new generation.
+    // M9
     pub(crate) fn own(self, takeover: Takeover) {
         let Readied { generation, source, .. } = self;
         let span = match &source {

@@ -16,7 +16,8 @@ impl Announcer {
     pub(crate) fn serving(&self) {
         if let Some(path) = &self.pidfile {
             if let Err(error) = write(path) {
-                tracing::error!(event = "pidfile_failed", path = %path.display(), %error, "cannot write the pidfile");
+                let (path, error) = (path.display(), crate::error::advised(&error));
+                tracing::error!(event = "pidfile_failed", %path, %error, "cannot write the pidfile");
             }
         }
         #[cfg(feature = "systemd")]

@@ -39,8 +39,10 @@ pub enum Finish {
 /// the end of the drain, and has to arrive.
 const FAREWELL_ALLOWANCE: Duration = Duration::from_secs(2);
 
-/// How a service is to be run; `H` is what it becomes, [`Handoff`](crate::Handoff) or
-/// [`tokio::Handoff`](crate::tokio::Handoff).
+/// How a service is to be run; `H` is what it becomes, [`Handoff`](crate::Handoff) or [`tokio::Handoff`][on-tokio].
+///
+#[cfg_attr(feature = "tokio", doc = "[on-tokio]: crate::tokio::Handoff")]
+#[cfg_attr(not(feature = "tokio"), doc = "[on-tokio]: crate#features")]
 #[derive(Debug)]
 pub struct HandoffBuilder<H> {
     config: Config,

@@ -51,12 +51,14 @@ fn whole(kind: i32) -> nix::libc::flock {
 }
 
 /// Seals a memfd against every change, further seals included.
+// M60
 pub(crate) fn seal(memfd: &File) -> io::Result<()> {
     fcntl(memfd, FcntlArg::F_ADD_SEALS(SEALS))?;
     Ok(())
 }
 
 /// Whether nobody can change what a mapping of `fd` shows, nor cut it short.
+// M61
 pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> bool {
     let needed = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_WRITE;
     // Anything but a memfd answers EINVAL.
@@ -124,6 +126,7 @@ pub(crate) fn unlink_at(directory: BorrowedFd<'_>, name: &Path) -> io::Result<()
 
 /// Opens, and creates if need be, a lock file that only this user can open. It is never removed: removing
 /// a lock file lets two processes hold "the" lock.
+// M2
 pub(crate) fn open_lock(directory: BorrowedFd<'_>, name: &Path) -> io::Result<File> {
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     let fd = nix::fcntl::openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;

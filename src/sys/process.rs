@@ -1,7 +1,7 @@
 //! Processes: credentials and pidfds.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -20,6 +20,16 @@ pub(crate) fn pidfd_of(pid: i32) -> io::Result<OwnedFd> {
 /// Whether the process behind a pidfd is dead: it polls readable, see `pidfd_open(2)`.
 pub(crate) fn is_dead(pidfd: BorrowedFd<'_>) -> bool {
     super::event::is_readable(pidfd)
+}
+
+/// The ids of the process behind a pidfd: in our pid namespace (0 where it is not in there), and in each one below that
+/// it is in, up to its own. Nothing where it is dead, or where there is no `/proc`. See `NSpid` in `proc_pid_status(5)`.
+pub(crate) fn ids(pidfd: BorrowedFd<'_>) -> Option<Vec<u32>> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let line = |name| info.lines().find_map(|line| line.strip_prefix(name));
+    // A kernel without pid namespaces has the second alone.
+    let ids = line("NSpid:").or_else(|| line("Pid:"))?;
+    ids.split_whitespace().map(|id| id.parse().ok()).collect()
 }
 
 /// Kills the process behind a pidfd. It fails where that process is in a pid namespace that is not ours or

@@ -36,10 +36,12 @@ pub(crate) fn receive_with_fds(stream: &UnixStream, buffer: &mut [u8]) -> io::Re
 }
 
 /// Receives without blocking and without room for descriptors: the kernel closes what was sent, and says so.
+// M26
 pub(crate) fn receive_bytes(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<Received> {
     receive(stream, buffer, &mut [])
 }
 
+// M22
 fn receive(stream: &UnixStream, buffer: &mut [u8], space: &mut [MaybeUninit<u8>]) -> io::Result<Received> {
     let mut control = RecvAncillaryBuffer::new(space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -59,6 +61,7 @@ pub(crate) fn send(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Sends with descriptors on the first byte. The stream must be non-blocking.
+// M19
 pub(crate) fn send_with_fds(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     without_sigpipe(|| stream.send_with_fd(bytes, &raw))

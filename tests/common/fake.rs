@@ -38,7 +38,7 @@ impl Fake {
     pub(crate) fn new(script: impl FnOnce(Script) + Send + 'static) -> Fake {
         let (directory, path) = place();
         let listener = UnixListener::bind(&path).unwrap();
-        let own = Script { listener, path: path.clone() };
+        let own = Script::new(listener, path.clone());
         Fake { path, _directory: directory, thread: Some(std::thread::spawn(move || script(own))) }
     }
 
@@ -49,6 +49,10 @@ impl Fake {
 }
 
 impl Script {
+    pub(crate) fn new(listener: UnixListener, path: String) -> Script {
+        Script { listener, path }
+    }
+
     /// The next connection, greeted.
     pub(crate) fn accept(&self) -> Conversation {
         self.accept_as(HELLO)

@@ -330,7 +330,7 @@ impl Handoff {
     }
 
     pub(crate) fn absorb_farewells(&mut self, absorb: impl FnMut(Received) + Send + 'static) {
-        call!(self, it => it.absorb_farewells(absorb)).unwrap();
+        call!(self, it => it.absorb_farewells(absorb));
     }
 }
 

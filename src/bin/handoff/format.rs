@@ -62,15 +62,15 @@ pub(crate) fn ago(now_unix_ms: u64, then_unix_ms: u64) -> String {
     }
 }
 
-/// A duration as people type it: a number and its unit.
+/// A duration as people type it: a number and its unit, or seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    const HELP: &str = "a number with a unit is wanted: 500ms, 30s, 2m, 1h";
-    let digits = text.find(|character: char| !character.is_ascii_digit()).ok_or(HELP)?;
+    const HELP: &str = "seconds, or a number with a unit, are wanted: 30, 500ms, 2m, 1h";
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| HELP)?;
     let unit = match unit.trim() {
         "ms" => 1,
-        "s" => 1_000,
+        "" | "s" => 1_000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
         _ => return Err(HELP.to_owned()),
@@ -123,15 +123,25 @@ pub(crate) fn generations(attempt: &Attempt) -> String {
     }
 }
 
+/// The id of a process, if there was one: an attempt that began none has 0 in its place.
+pub(crate) fn some_process(pid: u32) -> Option<u32> {
+    Some(pid).filter(|pid| *pid != 0)
+}
+
+/// A process by its id.
+pub(crate) fn process(pid: u32) -> String {
+    some_process(pid).map_or_else(|| "no process".to_owned(), |pid| format!("process {pid}"))
+}
+
 /// How an attempt went, in one line.
 pub(crate) fn summary(attempt: &Attempt) -> String {
     let next = attempt.from.saturating_add(1);
-    let (pid, total) = (attempt.successor_pid, micros(attempt.total_us));
+    let (successor, total) = (process(attempt.successor_pid), micros(attempt.total_us));
     let reason = attempt.reason.as_deref().map_or_else(|| "no reason is given".to_owned(), clean);
     match attempt.outcome {
-        Outcome::Completed => format!("generation {next}, process {pid}, serves after {total}{}", laps(attempt)),
+        Outcome::Completed => format!("generation {next}, {successor}, serves after {total}{}", laps(attempt)),
         Outcome::Orphaned => {
-            format!("generation {next}, process {pid}, took over from a process that had died: {reason}")
+            format!("generation {next}, {successor}, took over from a process that had died: {reason}")
         }
         Outcome::Failed => format!("generation {} was not replaced: {reason}", attempt.from),
         Outcome::TakenBack => format!("generation {} had to take the service back: {reason}", attempt.from),
@@ -182,11 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_a_number_and_a_unit() {
-        for (text, millis) in [("500ms", 500), ("30s", 30_000), ("30 s", 30_000), ("2m", 120_000), ("1h", 3_600_000)] {
+    fn durations_are_a_number_and_a_unit_or_seconds() {
+        for (text, millis) in
+            [("500ms", 500), ("30", 30_000), ("30s", 30_000), ("30 s", 30_000), ("2m", 120_000), ("1h", 3_600_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "30", "s", "-1s", "1.5s", "1d", "1s2", "0s", "18446744073709551615h", "99999999999999999999s"]
+        for text in
+            ["", " ", "s", "-1s", "1.5s", "1d", "1s2", "0s", "0", "18446744073709551615h", "99999999999999999999s"]
         {
             assert!(parse_duration(text).is_err(), "{text}");
         }
@@ -199,26 +212,18 @@ mod tests {
     }
 
     fn attempt(outcome: Outcome) -> Attempt {
-        Attempt {
-            from: 3,
-            successor_pid: 41,
-            outcome,
-            reason: None,
-            began_unix_ms: 0,
-            total_us: 153_000,
-            transfer_us: None,
-            initialise_us: None,
-            release_us: None,
-            pause_us: None,
-            drain_us: None,
-        }
+        serde_json::from_value(serde_json::json!({
+            "from": 3, "successor_pid": 41, "outcome": outcome, "began_unix_ms": 0, "total_us": 153_000,
+        }))
+        .unwrap()
     }
 
     #[test]
     fn a_completed_attempt_is_summed_up_with_what_was_measured() {
         let bare = attempt(Outcome::Completed);
         assert_eq!(summary(&bare), "generation 4, process 41, serves after 153 ms");
-        let timed = Attempt { transfer_us: Some(900), pause_us: Some(80), ..bare };
+        let mut timed = bare;
+        (timed.transfer_us, timed.pause_us) = (Some(900), Some(80));
         assert_eq!(
             summary(&timed),
             "generation 4, process 41, serves after 153 ms (transfer 900 µs, nobody accepted for 80 µs)"
@@ -226,8 +231,20 @@ mod tests {
     }
 
     #[test]
+    fn there_is_no_process_0() {
+        for outcome in [Outcome::Completed, Outcome::Orphaned, Outcome::Failed, Outcome::TakenBack] {
+            let mut unstarted = attempt(outcome);
+            unstarted.successor_pid = 0;
+            let summary = summary(&unstarted);
+            assert!(!summary.contains("process 0"), "{summary}");
+        }
+        assert_eq!((process(0), process(41)), ("no process".to_owned(), "process 41".to_owned()));
+    }
+
+    #[test]
     fn a_failed_attempt_is_summed_up_with_its_reason() {
-        let failed = Attempt { reason: Some("it\ndied".to_owned()), ..attempt(Outcome::Failed) };
+        let mut failed = attempt(Outcome::Failed);
+        failed.reason = Some("it\ndied".to_owned());
         assert_eq!(summary(&failed), "generation 3 was not replaced: it died");
         let back = attempt(Outcome::TakenBack);
         assert_eq!(summary(&back), "generation 3 had to take the service back: no reason is given");

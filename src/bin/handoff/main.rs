@@ -13,6 +13,7 @@ mod table;
 mod upgrade;
 mod watch;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,7 +37,8 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 the service said no, or it failed; 2 wrong usage; 3 no service reachable.";
+Exit codes: 0 done; 1 the service said no, or it failed; 2 wrong usage; 3 no service reachable;
+4 not done within --timeout.";
 
 const MORE: &str = "\
 Examples:
@@ -45,6 +47,7 @@ Examples:
   handoff watch /run/app/handoff.sock              each step of each handoff, as it happens
   handoff upgrade /run/app/handoff.sock            replace the service, and fail if that fails
   handoff upgrade /run/app/handoff.sock --timeout 30s && echo replaced
+  handoff stop /run/app/handoff.sock --timeout 60  end it, and fail if it has not ended in a minute
   handoff check /run/app/handoff.sock              before the first start: would it work here?
   export HANDOFF_SOCKET=/run/app/handoff.sock      and leave the path out
 
@@ -58,6 +61,7 @@ Exit codes:
   1   the service said no, or what was asked for failed; the reason is on stderr, in one line
   2   wrong usage
   3   no service reachable: nobody listens there, this user may not connect, or there is no answer
+  4   not done within --timeout: the service goes on with it, without this command
 
 The control socket admits the service's own user and root, unless the service is configured otherwise.";
 
@@ -71,7 +75,10 @@ enum Command {
     ///
     /// Exits with 0 only when the new process serves. In every other case the reason is on stderr, in one line.
     Upgrade(upgrade::Options),
-    /// Tells the service to stop, and waits until it has
+    /// Tells the service to stop, and waits until its process has ended
+    ///
+    /// What the process held is free then: a start right after it finds its ports, locks and files. On a kernel before
+    /// Linux 6.5 it waits until the service has closed its control socket.
     Stop(stop::Options),
     /// Says whether a place is fit for a control socket, and tries a handoff there
     ///
@@ -90,17 +97,19 @@ enum Command {
 struct Service {
     /// The path of the service's control socket
     #[arg(value_name = "SOCKET", env = "HANDOFF_SOCKET", hide_env_values = true)]
-    socket: Option<PathBuf>,
+    socket: Option<OsString>,
 }
 
 impl Service {
     /// The path. Without one there is nothing to do, and clap says so.
     fn path(self) -> PathBuf {
         let missing = || {
-            let message = "which service? Pass the path of its control socket, or set HANDOFF_SOCKET to it";
+            let message = "which service? Pass the path of its control socket (handoff status /run/app/handoff.sock), or set \
+                           HANDOFF_SOCKET to it; ss -xlp lists the sockets that processes listen on";
             Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit()
         };
-        self.socket.unwrap_or_else(missing)
+        // A variable that is set to nothing names none.
+        self.socket.filter(|path| !path.is_empty()).map_or_else(missing, PathBuf::from)
     }
 }
 

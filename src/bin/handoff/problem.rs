@@ -25,6 +25,8 @@ enum Kind {
     Failed,
     /// There is no service to speak with.
     Unreachable,
+    /// It was not done within the time that was given, and may still be.
+    Late,
 }
 
 impl Problem {
@@ -36,12 +38,17 @@ impl Problem {
         Problem { kind: Kind::Unreachable, message: message.into() }
     }
 
+    pub(crate) fn late(message: impl Into<String>) -> Problem {
+        Problem { kind: Kind::Late, message: message.into() }
+    }
+
     pub(crate) fn report(&self) -> ExitCode {
         let red = AnsiColor::Red.on_default().bold();
         anstream::eprintln!("{red}error:{red:#} {self}");
         ExitCode::from(match self.kind {
             Kind::Failed => 1,
             Kind::Unreachable => 3,
+            Kind::Late => 4,
         })
     }
 }

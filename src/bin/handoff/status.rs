@@ -7,7 +7,9 @@ use clap::builder::styling::Style;
 use fd_handoff::client::{Attempt, FdStatus, Phase, Status};
 
 use crate::Service;
-use crate::format::{ago, clean, generations, micros, outcome, outcome_style, painted, phase, span};
+use crate::format::{
+    ago, clean, generations, micros, outcome, outcome_style, painted, phase, process, some_process, span,
+};
 use crate::output::Output;
 use crate::problem::{DOUBTFUL, GOOD, Problem, connect, explain};
 use crate::table::{Cell, Table};
@@ -71,13 +73,13 @@ fn facts(status: &Status) -> Table {
     fact("phase", Cell::new(phase(status.phase)).style(style));
     if let Some(successor) = &status.successor {
         let progress = successor.progress.as_deref().unwrap_or("it has not said how it goes");
-        let text = format!("process {}, version {}: {progress}", successor.pid, successor.version);
+        let text = format!("{}, version {}: {progress}", process(successor.pid), successor.version);
         fact("successor", Cell::new(clean(&text)));
     }
     if let Some(predecessor) = &status.predecessor {
         let left =
             predecessor.connections.map_or_else(|| "it has not said how many connections are left".to_owned(), left);
-        fact("predecessor", Cell::new(format!("process {} drains: {left}", predecessor.pid)));
+        fact("predecessor", Cell::new(format!("{} drains: {left}", process(predecessor.pid))));
     }
     table
 }
@@ -113,23 +115,38 @@ fn history(attempts: &[Attempt], now: Duration) -> Vec<String> {
     if attempts.is_empty() {
         return vec!["No handoff has been tried yet.".to_owned()];
     }
-    const DURATIONS: [&str; 6] = ["TOTAL", "TRANSFER", "INITIALISE", "RELEASE", "PAUSE", "DRAIN"];
     let mut table = Table::new();
-    let mut top = headings(&["HANDOFF", "TO PROCESS", "OUTCOME", "WHEN"]);
-    top.extend(headings(&DURATIONS).into_iter().map(Cell::right));
-    top.extend(headings(&["REASON"]));
-    table.row(top);
+    table.row(headings(&["HANDOFF", "TO PROCESS", "OUTCOME", "WHEN", "REASON"]));
     attempts.iter().for_each(|attempt| table.row(entry(attempt, now)));
-    table.lines().collect()
+    let mut lines: Vec<String> = table.lines().collect();
+    lines.push(String::new());
+    lines.extend(durations(attempts));
+    lines
 }
 
 fn entry(attempt: &Attempt, now: Duration) -> Vec<Cell> {
-    let mut row = vec![
+    vec![
         Cell::new(generations(attempt)),
-        Cell::new(attempt.successor_pid.to_string()),
+        // It was not started, or never asked for the service.
+        Cell::new(some_process(attempt.successor_pid).map_or_else(|| "no process".to_owned(), |pid| pid.to_string())),
         Cell::new(outcome(attempt.outcome)).style(outcome_style(attempt.outcome)),
         Cell::new(ago(now.as_millis() as u64, attempt.began_unix_ms)),
-    ];
+        Cell::new(attempt.reason.as_deref().map(clean).unwrap_or_default()),
+    ]
+}
+
+/// How long each step of each attempt took.
+fn durations(attempts: &[Attempt]) -> Vec<String> {
+    let mut table = Table::new();
+    let mut top = headings(&["HANDOFF"]);
+    let steps = ["TOTAL", "TRANSFER", "INITIALISE", "RELEASE", "PAUSE", "DRAIN"];
+    top.extend(headings(&steps).into_iter().map(Cell::right));
+    table.row(top);
+    attempts.iter().for_each(|attempt| table.row(laps(attempt)));
+    table.lines().collect()
+}
+
+fn laps(attempt: &Attempt) -> Vec<Cell> {
     let laps = [
         Some(attempt.total_us),
         attempt.transfer_us,
@@ -138,8 +155,8 @@ fn entry(attempt: &Attempt, now: Duration) -> Vec<Cell> {
         attempt.pause_us,
         attempt.drain_us,
     ];
+    let mut row = vec![Cell::new(generations(attempt))];
     row.extend(laps.map(|lap| Cell::new(lap.map_or_else(|| "-".to_owned(), micros)).right()));
-    row.push(Cell::new(attempt.reason.as_deref().map(clean).unwrap_or_default()));
     row
 }
 
@@ -149,26 +166,22 @@ fn headings(names: &[&str]) -> Vec<Cell> {
 
 #[cfg(test)]
 mod tests {
-    use fd_handoff::client::{Outcome, PredecessorStatus, SuccessorStatus};
+    use serde_json::{Value, json};
 
     use super::*;
 
     const NOW: Duration = Duration::from_secs(1_000_000);
 
-    fn quiet() -> Status {
-        Status {
-            name: "http".to_owned(),
-            version: "0.1.0".to_owned(),
-            pid: 41,
-            generation: 1,
-            phase: Phase::Serving,
-            uptime_ms: 192_000,
-            fds: Vec::new(),
-            fd_count: 0,
-            history: Vec::new(),
-            successor: None,
-            predecessor: None,
+    /// The status of a service that has just started, with these fields instead of its own.
+    fn status(fields: Value) -> Status {
+        let mut status = json!({
+            "name": "http", "version": "0.1.0", "pid": 41, "generation": 1, "phase": "serving", "uptime_ms": 192_000,
+            "fds": [], "fd_count": 0, "history": [], "successor": null, "predecessor": null,
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            status[name] = value.clone();
         }
+        serde_json::from_value(status).unwrap()
     }
 
     fn shown(status: &Status) -> String {
@@ -188,62 +201,32 @@ http 0.1.0
 It has named no listeners or other descriptors.
 
 No handoff has been tried yet.";
-        assert_eq!(shown(&quiet()), wanted);
+        assert_eq!(shown(&status(json!({}))), wanted);
     }
 
     #[test]
     fn a_service_about_which_there_is_everything_to_say() {
-        let completed = Attempt {
-            from: 1,
-            successor_pid: 41,
-            outcome: Outcome::Completed,
-            reason: None,
-            began_unix_ms: 999_880_000,
-            total_us: 153_000,
-            transfer_us: Some(900),
-            initialise_us: Some(150_000),
-            release_us: Some(1_020),
-            pause_us: Some(80),
-            drain_us: Some(2_500_000),
-        };
-        let failed = Attempt {
-            from: 2,
-            successor_pid: 42,
-            outcome: Outcome::Failed,
-            reason: Some("the successor died".to_owned()),
-            began_unix_ms: 999_990_000,
-            total_us: 7_000,
-            transfer_us: None,
-            initialise_us: None,
-            release_us: None,
-            pause_us: None,
-            drain_us: None,
-        };
-        let fd = FdStatus {
-            name: "http".to_owned().try_into().unwrap(),
-            kind: fd_handoff::Kind::TcpListener,
-            addr: Some("127.0.0.1:80".to_owned()),
-        };
-        let status = Status {
-            generation: 2,
-            phase: Phase::Initialising,
-            fds: vec![fd],
-            fd_count: 3,
-            history: vec![completed, failed],
-            successor: Some(SuccessorStatus {
-                pid: 43,
-                version: "0.2.0".to_owned(),
-                progress: Some("warming up".to_owned()),
-            }),
-            predecessor: Some(PredecessorStatus { pid: 40, connections: Some(1) }),
-            ..quiet()
-        };
+        let completed = json!({
+            "from": 1, "successor_pid": 41, "outcome": "completed", "began_unix_ms": 999_880_000, "total_us": 153_000,
+            "transfer_us": 900, "initialise_us": 150_000, "release_us": 1_020, "pause_us": 80, "drain_us": 2_500_000,
+        });
+        let failed = json!({
+            "from": 2, "successor_pid": 0, "outcome": "failed", "began_unix_ms": 999_990_000, "total_us": 7_000,
+            "reason": "cannot start /usr/bin/http: nothing has that name: check the path",
+        });
+        let status = status(json!({
+            "generation": 2, "phase": "initialising", "history": [completed, failed],
+            "fds": [{ "name": "http", "kind": "tcp_listener", "addr": "127.0.0.1:80" }], "fd_count": 3,
+            "successor": { "pid": 43, "version": "0.2.0", "progress": "warming up" },
+            "predecessor": { "pid": 40, "connections": 1 },
+        }));
         let wanted = "\
 http 0.1.0
   generation   2
   process      41
   up           3 min 12 s
-  phase        it serves, while the new process, which has everything, initialises
+  phase        it serves, while the new process, which has everything,
+               initialises
   successor    process 43, version 0.2.0: warming up
   predecessor  process 40 drains: 1 connection is left
 
@@ -251,15 +234,20 @@ NAME  KIND          ADDRESS
 http  TCP listener  127.0.0.1:80
 and 2 more
 
-HANDOFF  TO PROCESS  OUTCOME    WHEN         TOTAL  TRANSFER  INITIALISE  RELEASE  PAUSE   DRAIN  REASON
-1 → 2    41          completed  2 min ago   153 ms    900 µs      150 ms  1.02 ms  80 µs  2.50 s
-2        42          failed     10 s ago   7.00 ms         -           -        -      -       -  the successor died";
+HANDOFF  TO PROCESS  OUTCOME    WHEN       REASON
+1 → 2    41          completed  2 min ago
+2        no process  failed     10 s ago   cannot start /usr/bin/http: nothing
+                                           has that name: check the path
+
+HANDOFF    TOTAL  TRANSFER  INITIALISE  RELEASE  PAUSE   DRAIN
+1 → 2     153 ms    900 µs      150 ms  1.02 ms  80 µs  2.50 s
+2        7.00 ms         -           -        -      -       -";
         assert_eq!(shown(&status), wanted);
     }
 
     #[test]
     fn what_a_service_calls_itself_does_nothing_to_the_terminal() {
-        let status = Status { name: "http\x1b]0;title\x07".to_owned(), ..quiet() };
+        let status = status(json!({ "name": "http\x1b]0;title\x07" }));
         assert_eq!(title(&status), "http ]0;title  0.1.0");
         assert!(
             headline(&status).starts_with("http ]0;title  0.1.0, generation 1, process 41, up 3 min 12 s: it serves")

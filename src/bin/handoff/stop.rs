@@ -1,11 +1,11 @@
-//! `handoff stop`: tells the service to stop, and waits until it has.
+//! `handoff stop`: tells the service to stop, and waits until its process has ended.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use fd_handoff::Error;
-use fd_handoff::client::{Client, Hello, Status, Step, Steps};
+use fd_handoff::client::{Client, Hello, Process, Status, Step, Steps};
 
 use crate::Service;
 use crate::after::{After, look};
@@ -14,25 +14,40 @@ use crate::output::Output;
 use crate::problem::{Problem, connect, explain};
 use crate::watch::{died, news};
 
+/// How long a process may take to end after it has closed its control socket, until that is worth a line.
+const SOON: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     service: Service,
-    /// How long to wait until it has stopped, such as 500ms, 30s or 2m; else as long as it takes. The service goes on
-    /// stopping after that
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    /// How long to wait until it has ended, such as 30 (seconds), 500ms or 2m; else as long as it takes. The service goes
+    /// on stopping after that, and the exit code is 4
+    #[arg(long, value_name = "SECONDS", value_parser = parse_duration, conflicts_with = "no_wait")]
     timeout: Option<Duration>,
+    /// Tell it to stop, and do not wait until it has
+    #[arg(long)]
+    no_wait: bool,
 }
 
 pub(crate) fn run(options: Options, out: &mut Output) -> Result<(), Problem> {
     let path = options.service.path();
     // Before it is asked: this connection stays open for as long as the service lives, and tells how it goes.
-    let (status, steps) = connect(&path)?.watch().map_err(|error| explain(&path, error))?;
+    let client = connect(&path)?;
+    let process = client.process();
+    let (status, steps) = client.watch().map_err(|error| explain(&path, error))?;
     let asked = Instant::now();
     ask(&path, &status)?;
     out.line(format_args!("process {} was told to stop", status.pid))?;
+    if options.no_wait {
+        return Ok(());
+    }
     let deadline = options.timeout.and_then(|timeout| asked.checked_add(timeout));
-    listen(&path, &status, steps, deadline, out)?;
+    let service = Stopping { path: &path, status: &status, deadline };
+    service.listen(steps, out)?;
+    if let Some(process) = process {
+        service.wait_for_end(&process, out)?;
+    }
     conclude(&path, &status, out)
 }
 
@@ -55,34 +70,58 @@ fn is_same(hello: &Hello, status: &Status) -> bool {
     (hello.generation, hello.pid) == (status.generation, status.pid)
 }
 
-/// Until the service has closed the connection.
-fn listen(
-    path: &Path,
-    status: &Status,
-    mut steps: Steps,
+/// A service that was told to stop.
+struct Stopping<'a> {
+    path: &'a Path,
+    status: &'a Status,
+    /// When to wait no longer.
     deadline: Option<Instant>,
-    out: &mut Output,
-) -> Result<(), Problem> {
-    loop {
-        let step = match deadline {
-            Some(deadline) => steps.next_within(deadline.saturating_duration_since(Instant::now())),
-            None => steps.next(),
-        };
-        match step {
-            None => return Ok(()),
-            Some(Ok(Step::Event(event))) => {
-                out.line(format_args!("{}  {}", news(event.event), clean(&event.message)))?
+}
+
+impl Stopping<'_> {
+    /// Until the service has closed the connection.
+    fn listen(&self, mut steps: Steps, out: &mut Output) -> Result<(), Problem> {
+        loop {
+            let step = match self.rest() {
+                Some(rest) => steps.next_within(rest),
+                None => steps.next(),
+            };
+            match step {
+                None => return Ok(()),
+                Some(Ok(Step::Event(event))) => {
+                    out.line(format_args!("{}  {}", news(event.event), clean(&event.message)))?
+                }
+                Some(Ok(_)) => {}
+                Some(Err(Error::NoAnswer { .. })) => return Err(self.too_late()),
+                Some(Err(error)) => return Err(explain(self.path, error)),
             }
-            Some(Ok(_)) => {}
-            Some(Err(Error::NoAnswer { .. })) => {
-                return Err(Problem::failed(format!(
-                    "process {} has not stopped in time, and may still be ending its connections: handoff status {}",
-                    status.pid,
-                    path.display()
-                )));
-            }
-            Some(Err(error)) => return Err(explain(path, error)),
         }
+    }
+
+    /// Until the process itself has ended: what it held is free only then.
+    fn wait_for_end(&self, process: &Process, out: &mut Output) -> Result<(), Problem> {
+        let ended = |timeout| process.wait_for_end(timeout).map_err(|error| Problem::failed(error.to_string()));
+        if ended(Some(self.rest().unwrap_or(SOON).min(SOON)))? {
+            return Ok(());
+        }
+        out.line(format_args!(
+            "process {} has closed its control socket; waiting for the process to end",
+            self.status.pid
+        ))?;
+        if ended(self.rest())? { Ok(()) } else { Err(self.too_late()) }
+    }
+
+    fn rest(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn too_late(&self) -> Problem {
+        Problem::late(format!(
+            "process {} has not ended in time, and goes on stopping: see what it does with handoff status {}, or end it by \
+             hand",
+            self.status.pid,
+            self.path.display()
+        ))
     }
 }
 

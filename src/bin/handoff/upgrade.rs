@@ -24,9 +24,9 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) struct Options {
     #[command(flatten)]
     service: Service,
-    /// How long the new process may take to get ready, such as 500ms, 30s or 2m; else what the service is configured
-    /// with. This command waits 10 seconds longer, and then gives up itself
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    /// How long the new process may take to get ready, such as 30 (seconds), 500ms or 2m; else what the service is
+    /// configured with. This command waits 10 seconds longer, and then gives up itself with exit code 4
+    #[arg(long, value_name = "SECONDS", value_parser = parse_duration)]
     timeout: Option<Duration>,
     /// Print one JSON object a line: events, then the outcome
     #[arg(long)]
@@ -110,7 +110,7 @@ impl Upgrade<'_> {
                 self.hello.pid
             ));
         }
-        Problem::failed(format!(
+        Problem::late(format!(
             "no outcome after {}; {}; the upgrade goes on without this command: handoff status {at}",
             span(self.asked.elapsed()),
             self.last_news()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::pair::receive;
 use crate::core::wire::{
     Active, ClientFrame, ErrorCode, GetStatus, Help, MAX_SCHEMAS, MAX_TEXT, Receive, ServerFrame, Stop, Upgrade,
-    VersionRange, Watch, WireError,
+    VersionRange, Watch, WireError, parse_client_line,
 };
 use crate::core::{Answer, Desk, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
 
@@ -97,6 +97,27 @@ fn mistakes_are_told_and_a_broken_stream_is_closed() {
     assert_eq!(said(&answer(Err(WireError::TooLong), None)), (false, Some(ErrorCode::TooLong)));
     assert_eq!(said(&answer(Err(WireError::StrayDescriptors), None)), (false, Some(ErrorCode::Descriptors)));
     assert_eq!(said(&answer(Err(WireError::Truncated), None)), (false, Some(ErrorCode::Descriptors)));
+}
+
+// M99
+#[test]
+fn a_receive_that_is_malformed_is_answered_and_closed() {
+    let said_to = |line: &str| said(&answer(parse_client_line(line.as_bytes()), None));
+    let malformed = [
+        r#"{"type":"receive"}"#,
+        r#"{"type":"receive","protocol":{"min":-1,"max":1},"pid":1,"version":"","schemas":[]}"#,
+        r#"{"type":"receive","protocol":[1,1],"pid":1,"version":"","schemas":[]}"#,
+        r#"{"pid":1,"pid":2,"type":"receive","protocol":{"min":1,"max":1},"version":"","schemas":[]}"#,
+    ];
+    for line in malformed {
+        assert_eq!(said_to(line), (false, Some(ErrorCode::Malformed)), "{line}");
+    }
+    // Whoever does not say receive, or does not say it in JSON, may try again.
+    for line in ["receive", r#"{"type":"receive","pid":"#, r#"{"type":"received"}"#, r#"{"receive":1}"#, "{}"] {
+        assert_eq!(said_to(line), (true, Some(ErrorCode::Malformed)), "{line}");
+    }
+    let unknown = r#"{"type":"receive","new":{},"protocol":{"min":1,"max":1},"pid":1,"version":"","schemas":[]}"#;
+    assert_eq!(said_to(unknown), (true, None), "unknown fields are fine");
 }
 
 // M41

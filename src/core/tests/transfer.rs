@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::pair::{PIDFD, Pair, SECOND, WAITS, entry, gift, info, offer, packet, receive};
 use crate::core::wire::{
-    Attempt, Descriptors, Entry, ErrorCode, Failure, FileId, Frame, Hello, MAX_BATCH, MAX_DESCRIPTORS, MAX_HISTORY,
-    MAX_LINE, MAX_NAME, MAX_STATE, MAX_TEXT, Name, Offer, Outcome, Phase, Receive, Release, ServerFrame, Snapshot,
-    VersionRange,
+    Attempt, Descriptors, Draining, Entry, ErrorCode, Failure, Farewell, FileId, Frame, Hello, MAX_BATCH,
+    MAX_DESCRIPTORS, MAX_HISTORY, MAX_LINE, MAX_NAME, MAX_STATE, MAX_TEXT, Name, Offer, Outcome, Phase, Receive,
+    Release, ServerFrame, Snapshot, VersionRange,
 };
 use crate::core::{
     Cause, Gift, Peer, PredecessorCommand as GiverCommand, PredecessorEvent as GiverEvent, SuccessorEvent as TakerEvent,
@@ -143,6 +143,11 @@ fn a_batch_or_snapshot_that_never_comes_is_given_up() {
     }
 }
 
+fn hello(protocol: VersionRange) -> Hello {
+    let (name, version) = ("app".to_owned(), "1".to_owned());
+    Hello { protocol, name, version, pid: 1, generation: 1, phase: Phase::Serving }
+}
+
 fn refuses(announced: Offer) -> Option<ErrorCode> {
     let mut pair = Pair::new();
     pair.hear_giver(announced, vec![PIDFD]);
@@ -202,18 +207,27 @@ fn an_offer_in_an_unknown_version_is_refused() {
 #[test]
 fn a_service_without_a_version_in_common_is_left_alone() {
     let mut pair = Pair::new();
-    let hello = |protocol| Hello {
-        protocol,
-        name: "app".to_owned(),
-        version: "1".to_owned(),
-        pid: 1,
-        generation: 1,
-        phase: Phase::Serving,
-    };
     pair.hear_giver(hello(VersionRange { min: 1, max: 7 }), vec![]);
     assert_eq!(pair.taker_aborted(), None);
     pair.hear_giver(hello(VersionRange { min: 2, max: 7 }), vec![]);
     assert_eq!(pair.taker_aborted(), Some(ErrorCode::Version));
+}
+
+// M100
+#[test]
+fn a_greeting_may_be_missing_or_come_twice_before_the_offer() {
+    let ours = VersionRange { min: 1, max: 1 };
+    for greetings in 0..3 {
+        let mut pair = Pair::new();
+        for _ in 0..greetings {
+            pair.hear_giver(hello(ours), vec![]);
+        }
+        pair.hear_giver(promised(2, 1), vec![PIDFD]);
+        assert_eq!(pair.taker_aborted(), None);
+        assert!(matches!(pair.taker_events.last(), Some(TakerEvent::Offered(..))));
+        pair.hear_giver(hello(ours), vec![]);
+        assert_eq!(pair.taker_aborted(), Some(ErrorCode::OutOfOrder), "after it there is nothing to greet for");
+    }
 }
 
 #[test]
@@ -302,6 +316,34 @@ fn a_frame_that_carries_none_comes_with_none() {
     let (frame, expected, arrived) = ("error", 0, 1);
     let cause = Cause::DescriptorsLost { frame, expected, arrived };
     assert_eq!(pair.taker_events.last(), Some(&TakerEvent::Failed(cause)));
+}
+
+// M98
+#[test]
+fn a_frame_that_may_not_come_now_is_out_of_order_whatever_it_carries() {
+    let state = || info(1, 0);
+    let release = || Release { state: Some(state()), monotonic_us: 0, timens: None };
+    let misplaced: [(ServerFrame, &[u32]); 10] = [
+        (offer().into(), &[PIDFD]),
+        (offer().into(), &[]),
+        (Snapshot { state: state() }.into(), &[1]),
+        (Snapshot { state: state() }.into(), &[]),
+        (release().into(), &[1]),
+        (release().into(), &[1, 2]),
+        (Farewell { state: Some(state()), more: false }.into(), &[1]),
+        (Draining { connections: 1 }.into(), &[]),
+        (Draining { connections: 1 }.into(), &[1]),
+        (hello(VersionRange { min: 1, max: 1 }).into(), &[1]),
+    ];
+    for (frame, fds) in misplaced {
+        // A batch is due, and nothing else.
+        let mut pair = Pair::new();
+        pair.hear_giver(promised(2, 1), vec![PIDFD]);
+        let cause = Cause::OutOfOrder { peer: Peer::Predecessor, frame: frame.tag() };
+        pair.hear_giver(frame, fds.to_vec());
+        assert_eq!(pair.taker_events.last(), Some(&TakerEvent::Failed(cause)));
+        assert_eq!(pair.taker_aborted(), Some(ErrorCode::OutOfOrder));
+    }
 }
 
 // M46

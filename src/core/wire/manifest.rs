@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
-use super::{Descriptors, Entry, FileId, Kind, Name};
+use super::{Descriptors, Entry, FileId, Kind, MAX_ADDR, MAX_WORD, Name};
 
 /// As serde would write it, without the newline.
 pub(super) fn write(frame: &Descriptors) -> Vec<u8> {
@@ -84,9 +84,9 @@ fn read_entry(rest: &mut Rest<'_>, last: Option<&Arc<Entry>>) -> Option<Entry> {
     };
     let index = rest.number_after(r#","index":"#)?.unwrap_or(0);
     rest.skip(r#","kind":""#)?;
-    let kind = kind(rest.text()?)?;
+    let kind = kind(rest.text().filter(|word| word.len() <= MAX_WORD)?)?;
     let addr = match rest.skip(r#","addr":""#) {
-        Some(()) => Some(rest.text()?.to_owned()),
+        Some(()) => Some(rest.text().filter(|addr| addr.len() <= MAX_ADDR)?.to_owned()),
         None => None,
     };
     let cookie = rest.number_after(r#","cookie":"#)?;

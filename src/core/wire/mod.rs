@@ -6,6 +6,8 @@
 
 mod manifest;
 mod reader;
+mod shape;
+mod strict;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +32,13 @@ pub const MAX_UNACKNOWLEDGED: u32 = 2;
 pub const MAX_NAME: usize = 64;
 /// The longest free text (a reason, a message, a version), in bytes.
 pub const MAX_TEXT: usize = 1_024;
+/// The longest text that stands for one of several values (a kind, a code, a phase), in bytes.
+pub const MAX_WORD: usize = 64;
+/// The longest address of a socket as text, in bytes. The kernel's longest is an abstract name of 107 bytes; where
+/// none of them is UTF-8, each is shown as three.
+pub const MAX_ADDR: usize = 512;
+/// How deep objects and lists may be nested in a line. The frames of this version take four.
+pub const MAX_DEPTH: usize = 32;
 /// The largest state, in bytes: 1 TiB.
 pub const MAX_STATE: u64 = 1 << 40;
 /// The most schemas a successor may name.
@@ -62,6 +71,7 @@ pub struct VersionRange {
 
 impl VersionRange {
     /// The highest version in both ranges.
+    // M39
     pub fn negotiate(self, other: VersionRange) -> Option<u32> {
         let highest = self.max.min(other.max);
         (highest >= self.min.max(other.min)).then_some(highest)
@@ -106,6 +116,7 @@ impl Name {
 impl TryFrom<&str> for Name {
     type Error = NameError;
 
+    // M27
     fn try_from(name: &str) -> Result<Name, NameError> {
         if name.is_empty() {
             return Err(NameError::Empty);
@@ -162,7 +173,7 @@ impl fmt::Display for Name {
 }
 
 /// Why a text cannot name a descriptor.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
     /// It has no characters.
@@ -180,6 +191,7 @@ pub enum NameError {
 }
 
 /// What a descriptor is, as the kernel tells it.
+// M17
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -243,12 +255,17 @@ pub struct Entry {
     /// The name.
     pub name: Name,
     /// Its place among the descriptors of this name, from 0.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "strict::number_or_zero")]
     pub index: u32,
     /// What it is.
+    #[serde(deserialize_with = "strict::word")]
     pub kind: Kind,
     /// A socket's local address: `IP:PORT`, a path, or `@` and an abstract name. Absent where it has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_text::<MAX_ADDR, _>"
+    )]
     pub addr: Option<String>,
     /// A socket's `SO_COOKIE`: no two sockets of one kernel share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -257,7 +274,7 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<u64>,
     /// The identity of anything that is not a socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_object")]
     pub file: Option<FileId>,
 }
 
@@ -341,6 +358,7 @@ pub struct StateInfo {
     /// The application's schema number.
     pub schema: u32,
     /// How it is encoded; `raw` where only the application knows.
+    #[serde(deserialize_with = "strict::text::<MAX_TEXT, _>")]
     pub codec: String,
 }
 
@@ -364,15 +382,21 @@ pub enum Outcome {
 
 /// One attempt at a handoff, for `history`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Attempt {
     /// The generation that gave, or would have given.
     pub from: u64,
     /// The successor's process id, as it sees itself.
     pub successor_pid: u32,
     /// How it ended.
+    #[serde(deserialize_with = "strict::word")]
     pub outcome: Outcome,
     /// Why, where it did not complete.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_text::<MAX_TEXT, _>"
+    )]
     pub reason: Option<String>,
     /// When it began, in milliseconds since the Unix epoch.
     pub began_unix_ms: u64,
@@ -392,7 +416,7 @@ pub struct Attempt {
     /// cannot be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_us: Option<u64>,
-    /// From `active` until the predecessor had gone.
+    /// From `active` until the predecessor had said its last farewell, was gone, or had passed its drain deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_us: Option<u64>,
 }
@@ -459,7 +483,8 @@ impl fmt::Display for News {
 
 /// Defines a family of frames: the enum, its serialisation with `type` first, and a parser that looks at
 /// `type` once and then reads the fields straight into their struct (serde's own internally tagged form
-/// would buffer every field on the way in). A frame `by` a module is written there, and read there first.
+/// would buffer every field on the way in). A frame `by` a module is written there, and read there before anybody
+/// looks at `type`.
 macro_rules! frames {
     ($(#[$doc:meta])* $family:ident { $($(#[$variant_doc:meta])* $tag:literal => $variant:ident $(by $hand:ident)?,)* }) => {
         $(#[$doc])*
@@ -484,16 +509,19 @@ macro_rules! frames {
                 $family::tag(self)
             }
 
+            // M14, M15, M16
             fn from_object(tag: &str, line: &str) -> Result<Self, WireError> {
                 match tag {
-                    $($tag => {
-                        $(if let Some(frame) = $hand::read(line) {
-                            return Ok(frame.into());
-                        })?
-                        serde_json::from_str(line).map($family::$variant).map_err(|error| malformed(&error))
-                    })*
+                    $($tag => serde_json::from_str(line).map($family::$variant).map_err(|error| malformed(&error)),)*
                     other => Err(WireError::UnknownType(shorten(other, MAX_NAME))),
                 }
+            }
+
+            fn by_hand(_line: &str) -> Option<Self> {
+                $($(if let Some(frame) = $hand::read(_line) {
+                    return Some(frame.into());
+                })?)*
+                None
             }
 
             fn to_object(&self) -> Vec<u8> {
@@ -518,6 +546,9 @@ pub trait Frame: Serialize + Sized {
     /// The frame's `type`.
     fn tag(&self) -> &'static str;
 
+    /// Reads a frame of the one kind that is written by hand, if the line is exactly as it is written here.
+    fn by_hand(line: &str) -> Option<Self>;
+
     /// Reads the fields of a frame whose `type` is `tag`.
     fn from_object(tag: &str, line: &str) -> Result<Self, WireError>;
 
@@ -534,14 +565,16 @@ pub trait Frame: Serialize + Sized {
             return Err(WireError::TooLong);
         }
         let line = std::str::from_utf8(line).map_err(|_| WireError::Malformed("not UTF-8".to_owned()))?;
-        if let Some(tag) = leading_tag(line) {
-            return Self::from_object(tag, line);
+        if let Some(frame) = Self::by_hand(line) {
+            return Ok(frame);
         }
+        shape::check(line)?;
         let tagged: Tagged<'_> = serde_json::from_str(line).map_err(|error| malformed(&error))?;
         Self::from_object(&tagged.tag, line)
     }
 
     /// The line that carries this frame, with its newline.
+    // M10
     fn to_line(&self) -> Vec<u8> {
         let mut line = self.to_object();
         line.push(b'\n');
@@ -549,14 +582,7 @@ pub trait Frame: Serialize + Sized {
     }
 }
 
-/// The `type` of a frame that begins with it, as those of this library do: a long line need not be read twice. A line
-/// in which the word comes again is left to the parser, which knows whether it is a second key.
-fn leading_tag(line: &str) -> Option<&str> {
-    let (tag, rest) = line.strip_prefix("{\"type\":\"")?.split_once('"')?;
-    let plain = !tag.contains('\\') && memchr::memmem::find(rest.as_bytes(), b"\"type\"").is_none();
-    plain.then_some(tag)
-}
-
+/// What any frame has.
 #[derive(Deserialize)]
 struct Tagged<'a> {
     #[serde(rename = "type", borrow)]
@@ -686,6 +712,7 @@ pub struct Upgrade {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Receive {
     /// The protocol versions that the successor speaks.
+    #[serde(deserialize_with = "strict::object")]
     pub protocol: VersionRange,
     /// Its process id, as it sees itself.
     pub pid: u32,
@@ -713,6 +740,7 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Abort {
     /// What kind of reason.
+    #[serde(deserialize_with = "strict::word")]
     pub code: ErrorCode,
     /// The reason, for people.
     pub reason: String,
@@ -720,18 +748,23 @@ pub struct Abort {
 
 /// The fields of `hello`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Hello {
     /// The protocol versions that the service speaks.
+    #[serde(deserialize_with = "strict::object")]
     pub protocol: VersionRange,
     /// The service's name.
+    #[serde(deserialize_with = "strict::text::<MAX_TEXT, _>")]
     pub name: String,
     /// The application's version.
+    #[serde(deserialize_with = "strict::text::<MAX_TEXT, _>")]
     pub version: String,
     /// Its process id, as it sees itself.
     pub pid: u32,
     /// Its generation, from 1.
     pub generation: u64,
     /// What it is doing.
+    #[serde(deserialize_with = "strict::word")]
     pub phase: Phase,
 }
 
@@ -744,28 +777,35 @@ pub struct HelpText {
 
 /// One descriptor in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FdStatus {
     /// Its name.
     pub name: Name,
     /// What it is.
+    #[serde(deserialize_with = "strict::word")]
     pub kind: Kind,
     /// Its local address, where it has one.
+    #[serde(default, deserialize_with = "strict::optional_text::<MAX_ADDR, _>")]
     pub addr: Option<String>,
 }
 
 /// The handoff under way, in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SuccessorStatus {
     /// The successor's process id, as it sees itself.
     pub pid: u32,
     /// The application's version.
+    #[serde(deserialize_with = "strict::text::<MAX_TEXT, _>")]
     pub version: String,
     /// Its last word on how its initialisation goes.
+    #[serde(default, deserialize_with = "strict::optional_text::<MAX_TEXT, _>")]
     pub progress: Option<String>,
 }
 
 /// The drain of the generation before this one, in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PredecessorStatus {
     /// The predecessor's process id, as it sees itself.
     pub pid: u32,
@@ -775,35 +815,45 @@ pub struct PredecessorStatus {
 
 /// The fields of the answer to `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Status {
     /// The service's name.
+    #[serde(deserialize_with = "strict::text::<MAX_TEXT, _>")]
     pub name: String,
     /// The application's version.
+    #[serde(deserialize_with = "strict::text::<MAX_TEXT, _>")]
     pub version: String,
     /// Its process id, as it sees itself.
     pub pid: u32,
     /// Its generation, from 1.
     pub generation: u64,
     /// What it is doing.
+    #[serde(deserialize_with = "strict::word")]
     pub phase: Phase,
     /// Milliseconds since it became able to serve.
     pub uptime_ms: u64,
     /// The descriptors that it has named: as many as fit the line.
+    #[serde(deserialize_with = "strict::objects")]
     pub fds: Vec<FdStatus>,
     /// How many it has named.
     pub fd_count: u64,
     /// The last attempts at a handoff, oldest first.
+    #[serde(deserialize_with = "strict::objects")]
     pub history: Vec<Attempt>,
     /// The handoff under way.
+    #[serde(default, deserialize_with = "strict::optional_object")]
     pub successor: Option<SuccessorStatus>,
     /// The generation before, while it drains.
+    #[serde(default, deserialize_with = "strict::optional_object")]
     pub predecessor: Option<PredecessorStatus>,
 }
 
 /// The fields of `event`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Event {
     /// What happened.
+    #[serde(deserialize_with = "strict::word")]
     pub event: News,
     /// The generation that gives, or that drains.
     pub generation: u64,
@@ -817,6 +867,7 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u64>,
     /// The same for people, with whatever else is to be said.
+    #[serde(deserialize_with = "strict::text::<MAX_TEXT, _>")]
     pub message: String,
 }
 
@@ -832,6 +883,7 @@ pub struct Concluded {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind of error.
+    #[serde(deserialize_with = "strict::word")]
     pub code: ErrorCode,
     /// What is wrong and what to do, for people.
     pub message: String,
@@ -853,8 +905,10 @@ pub struct Offer {
     /// In how many batches.
     pub batches: u32,
     /// The snapshot that will come after them, if any.
+    #[serde(default, deserialize_with = "strict::optional_object")]
     pub state: Option<StateInfo>,
     /// The identity of the control socket's path, so that nobody removes a path that is not the service's.
+    #[serde(default, deserialize_with = "strict::optional_object")]
     pub path: Option<FileId>,
     /// How long the successor has from here to `ready`, or to its next `progress`, in milliseconds.
     pub ready_timeout_ms: u64,
@@ -863,6 +917,7 @@ pub struct Offer {
     /// How long the predecessor may drain, in milliseconds.
     pub drain_timeout_ms: u64,
     /// The last attempts at a handoff, oldest first.
+    #[serde(deserialize_with = "strict::objects")]
     pub history: Vec<Attempt>,
 }
 
@@ -872,6 +927,7 @@ pub struct Descriptors {
     /// The batch's number, from 0.
     pub batch: u32,
     /// The manifest of the attached descriptors, in their order.
+    #[serde(deserialize_with = "strict::objects")]
     pub entries: Vec<Arc<Entry>>,
 }
 
@@ -879,6 +935,7 @@ pub struct Descriptors {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Snapshot {
     /// What is attached.
+    #[serde(deserialize_with = "strict::object")]
     pub state: StateInfo,
 }
 
@@ -886,6 +943,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Release {
     /// The final state, if there is one.
+    #[serde(default, deserialize_with = "strict::optional_object")]
     pub state: Option<StateInfo>,
     /// When the predecessor released, in microseconds of its `CLOCK_MONOTONIC`.
     pub monotonic_us: u64,
@@ -904,13 +962,14 @@ pub struct Draining {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Farewell {
     /// The last state, if there is one.
+    #[serde(default, deserialize_with = "strict::optional_object")]
     pub state: Option<StateInfo>,
     /// Whether another farewell follows.
     pub more: bool,
 }
 
 /// What is wrong with a line.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
     /// It has [`MAX_LINE`] bytes or more.
@@ -919,6 +978,9 @@ pub enum WireError {
     /// It is not a frame.
     #[error("not a frame: {0}")]
     Malformed(String),
+    /// It is a `receive`, and malformed: whoever sends it is a successor, which is not to be left waiting.
+    #[error("not a frame: {0}")]
+    MalformedReceive(String),
     /// Its `type` is not known to this version.
     #[error("no frame has the type \"{0}\"")]
     UnknownType(String),
@@ -945,7 +1007,7 @@ impl WireError {
     pub fn code(&self) -> ErrorCode {
         match self {
             WireError::TooLong => ErrorCode::TooLong,
-            WireError::Malformed(_) => ErrorCode::Malformed,
+            WireError::Malformed(_) | WireError::MalformedReceive(_) => ErrorCode::Malformed,
             WireError::UnknownType(_) => ErrorCode::UnknownType,
             WireError::StrayDescriptors | WireError::Truncated => ErrorCode::Descriptors,
             WireError::Broken(_) => ErrorCode::Application,
@@ -974,20 +1036,40 @@ pub fn shorten(text: &str, max: usize) -> String {
 /// # Errors
 ///
 /// [`WireError`] says what is wrong with it.
+// M18
 pub fn parse_client_line(line: &[u8]) -> Result<ClientFrame, WireError> {
+    let line = trim(line);
     if line.first() == Some(&b'{') {
-        return ClientFrame::parse(line);
+        return ClientFrame::parse(line).map_err(|error| match error {
+            WireError::Malformed(problem) if is_receive(line) => WireError::MalformedReceive(problem),
+            error => error,
+        });
     }
-    let word = String::from_utf8_lossy(line);
-    match word.trim() {
-        "help" => Ok(Help {}.into()),
-        "status" => Ok(GetStatus {}.into()),
-        "watch" => Ok(Watch {}.into()),
-        "upgrade" => Ok(Upgrade::default().into()),
-        "stop" => Ok(Stop {}.into()),
+    match line {
+        b"help" => Ok(Help {}.into()),
+        b"status" => Ok(GetStatus {}.into()),
+        b"watch" => Ok(Watch {}.into()),
+        b"upgrade" => Ok(Upgrade::default().into()),
+        b"stop" => Ok(Stop {}.into()),
         other => Err(WireError::Malformed(format!(
             "\"{}\" is neither a JSON object nor one of the words help, status, watch, upgrade, stop",
-            shorten(other, MAX_NAME)
+            shorten(&String::from_utf8_lossy(other), MAX_NAME)
         ))),
     }
+}
+
+/// Whether what is wrong with a line is not its `type`, and that is `receive`.
+// M99
+fn is_receive(line: &[u8]) -> bool {
+    serde_json::from_slice::<Tagged<'_>>(line).is_ok_and(|tagged| tagged.tag == "receive")
+}
+
+/// A line without the white space at its ends. White space is what it is in JSON, and nothing else: space, tab, carriage
+/// return, line feed.
+// M94
+fn trim(line: &[u8]) -> &[u8] {
+    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+    let Some(start) = line.iter().position(is_text) else { return &[] };
+    let end = line.iter().rposition(is_text).unwrap_or(start);
+    &line[start..=end]
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{MAX_LINE, WireError};
+use super::{MAX_LINE, WireError, trim};
 
 /// A line, without its newline, and the descriptors that ride on its first byte.
 pub type Line<'a, F> = (&'a [u8], Vec<F>);
@@ -46,6 +46,7 @@ impl<F> FrameReader<F> {
 
     /// Takes in what a receive brought that lost descriptors. The lines before the frame that they belong to
     /// still come; instead of that frame comes the error.
+    // M24
     pub fn push_spoilt(&mut self, bytes: &[u8], error: WireError) {
         let Some(chunk) = self.append(bytes) else { return };
         let frame = self.last_frame_beginning_in(chunk);
@@ -62,6 +63,7 @@ impl<F> FrameReader<F> {
     /// # Errors
     ///
     /// A [`WireError`] after which there are no more lines.
+    // M11, M13
     pub fn next_line(&mut self) -> Option<Result<Line<'_, F>, WireError>> {
         loop {
             let Some(found) = memchr::memchr(b'\n', &self.buffer[self.searched..]) else {
@@ -75,10 +77,10 @@ impl<F> FrameReader<F> {
             self.start = end + 1;
             self.searched = self.start;
             let descriptors = self.take_descriptors(start);
-            let line = self.buffer[start..end].trim_ascii();
+            let line = trim(&self.buffer[start..end]);
             if !line.is_empty() {
                 // Borrowed again: the compiler does not see that the loop ends here.
-                return Some(Ok((self.buffer[start..end].trim_ascii(), descriptors)));
+                return Some(Ok((trim(&self.buffer[start..end]), descriptors)));
             }
             if !descriptors.is_empty() {
                 return Some(Err(self.stop(WireError::StrayDescriptors)));
@@ -109,6 +111,7 @@ impl<F> FrameReader<F> {
         self.broken = Some(error);
     }
 
+    // M11
     fn unfinished(&mut self) -> Option<WireError> {
         if self.broken.is_none() && self.pending() >= MAX_LINE {
             self.broken = Some(WireError::TooLong);
@@ -117,6 +120,7 @@ impl<F> FrameReader<F> {
     }
 
     /// Ends reading: what is left is not to be understood any more.
+    // M12
     fn stop(&mut self, error: WireError) -> WireError {
         self.buffer.clear();
         (self.start, self.searched) = (0, 0);
@@ -132,6 +136,7 @@ impl<F> FrameReader<F> {
         }
     }
 
+    // M23
     fn last_frame_beginning_in(&self, chunk: usize) -> Option<usize> {
         // A newline at the very end begins a frame in the next chunk, not in this one.
         let last = self.buffer.len().checked_sub(1)?;

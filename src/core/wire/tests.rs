@@ -3,3 +3,4 @@
 mod frames;
 mod manifest;
 mod reading;
+mod shape;

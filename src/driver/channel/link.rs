@@ -104,6 +104,7 @@ where
     }
 
     /// Does all that can be done now. Returns the first event; `None`: wait, then step again.
+    // M68
     pub(crate) fn step(&mut self, now: Instant, table: &[BorrowedFd<'_>]) -> Option<R::Event> {
         let span = self.span.clone();
         let _entered = span.enter();
@@ -189,7 +190,7 @@ where
         match self.channel.flush(table) {
             Ok(()) => self.stuck = None,
             Err(Stuck::Unsent { frame, error }) => self.stick(now, frame, &error),
-            Err(Stuck::Broken(error)) => self.garble(now, WireError::Broken(error.to_string())),
+            Err(Stuck::Broken(error)) => self.garble(now, WireError::Broken(sending(&error))),
         }
     }
 
@@ -202,14 +203,15 @@ where
         if now.duration_since(since) > RETRY_FOR {
             self.stuck = None;
             self.channel.withdraw();
-            return self.garble(now, WireError::Broken(error.to_string()));
+            return self.garble(now, WireError::Broken(sending(&error)));
         }
         tracing::warn!(event = "unsent", frame, %error, "a frame cannot be sent now");
         self.stuck = Some((since, now + RETRY));
-        self.role.handle(now, Input::Unsent { frame, reason: error.to_string() });
+        self.role.handle(now, Input::Unsent { frame, reason: sending(error) });
     }
 
     /// Hands the role one thing that has happened. Returns whether there was one.
+    // M66
     fn take_in(&mut self, now: Instant) -> bool {
         if self.garbled {
             return self.look_at_peer(now, false);
@@ -301,4 +303,9 @@ where
             self.waits_to_send = waits;
         }
     }
+}
+
+/// Why a send failed, and what to do.
+fn sending(error: &io::Error) -> String {
+    format!("sendmsg: {}", crate::error::advised(error))
 }

@@ -135,6 +135,7 @@ impl<F: Carried> Channel<F> {
     }
 
     /// Receives once without waiting.
+    // M24, M26
     pub(crate) fn fill(&mut self) -> Fill {
         if self.closed {
             return Fill::Closed;
@@ -166,7 +167,7 @@ impl<F: Carried> Channel<F> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Fill::Some,
             Err(error) if is_hangup(&error) => self.close(),
             Err(error) => {
-                self.reader.end(WireError::Broken(error.to_string()));
+                self.reader.end(WireError::Broken(format!("recvmsg: {}", crate::error::advised(&error))));
                 self.close()
             }
         }
@@ -206,6 +207,7 @@ impl<F> AsFd for Channel<F> {
 
 impl<F: Carried> Message<F> {
     /// Sends once. Returns whether that was all of it.
+    // M19, M20
     fn send(&mut self, stream: &UnixStream, table: &[BorrowedFd<'_>]) -> io::Result<bool> {
         let rest = &self.bytes[self.sent..];
         let sent = if self.descriptors.is_empty() {

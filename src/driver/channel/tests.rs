@@ -156,7 +156,7 @@ fn what_a_predecessor_said_before_it_died_is_read_first() {
 /// A process that lives until it is killed, or we end: this test binary.
 fn child() -> std::process::Child {
     let mut command = std::process::Command::new("/proc/self/exe");
-    command.args(["--exact", "channel::tests::child_main", "--ignored"]);
+    command.args(["--exact", "driver::channel::tests::child_main", "--ignored"]);
     command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap()
 }
 

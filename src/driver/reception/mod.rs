@@ -280,6 +280,7 @@ impl Reception {
         }
     }
 
+    // M28, M30, M38
     fn greet(&mut self, stream: UnixStream, now: Instant) -> Result<(), Error> {
         // Best effort: without it the kernel closes what is sent here on arrival.
         let _ = socket::refuse_descriptors(stream.as_fd());
@@ -334,6 +335,7 @@ impl Reception {
     }
 
     /// Ends the session that has been quiet longest. Returns whether there was one.
+    // M38
     fn dismiss_quietest(&mut self, word: ServerFrame) -> bool {
         // Several that came in one step share a moment; tokens tell which was first.
         let quietest = self.sessions.iter().min_by_key(|(token, session)| (session.inspector.rank(), **token));
@@ -350,6 +352,7 @@ impl Reception {
     }
 
     /// Tells those who listen what has happened. One that does not read what it asked for is let go.
+    // M89
     fn pass_on_news(&mut self) {
         let notices = self.generation.take_notices();
         if notices.is_empty() {
@@ -374,6 +377,7 @@ impl Reception {
         self.generation.listening(listening);
     }
 
+    // M37
     fn expire(&mut self, now: Instant) {
         let is_late = |session: &Session| session.inspector.deadline().is_some_and(|deadline| deadline <= now);
         let late = self.sessions.iter().filter(|(_, session)| is_late(session));
@@ -388,8 +392,7 @@ impl Reception {
         let Some(mut session) = self.sessions.remove(&token) else {
             // It waits for the application, and the only thing that is listened for is its end.
             if self.generation.withdraw(token) {
-                let generation = self.generation.number;
-                tracing::warn!(event = "hung_up", generation, "a successor hung up before the application accepted it");
+                session::hung_up(&self.generation);
             }
             return;
         };
@@ -417,6 +420,7 @@ impl Reception {
 
     /// A predecessor without the lock that the owner holds is not to take back from here on: it could not tell that another
     /// process serves by then.
+    // M83
     fn settle_unless_arbitrated(&self) {
         let arbitrated = self.generation.arbiter.as_ref().is_some_and(|arbiter| arbiter.is_inherited());
         if !arbitrated {

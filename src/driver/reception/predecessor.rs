@@ -38,6 +38,7 @@ impl Followed {
         self.link.deadline()
     }
 
+    // M82
     /// Says what is to be said, and hears what has come. Returns whether there is more to hear or to say.
     pub(super) fn step(&mut self, now: Instant) -> bool {
         self.speak();

@@ -32,6 +32,11 @@ pub(super) struct Session {
     pub(super) closing: bool,
 }
 
+pub(super) fn hung_up(generation: &Generation) {
+    let generation = generation.number;
+    tracing::warn!(event = "hung_up", generation, "a successor hung up before the application accepted it");
+}
+
 pub(super) enum Turn {
     Stays,
     /// It stays, and has said more that can be answered.
@@ -49,6 +54,7 @@ impl Session {
 
     /// Answers some of what is whole, and reads once. What is to be said goes out at the end: a successor that speaks
     /// at once hears the greeting together with the offer.
+    // M36
     pub(super) fn turn(&mut self, generation: &Generation, now: Instant) -> Turn {
         let (mut received, mut lines, mut understood) = (false, 0, false);
         while !self.closing && lines < LINES_A_TURN && self.channel.queued() <= MAX_QUEUED {
@@ -87,12 +93,17 @@ impl Session {
         }
     }
 
+    // M41, M89
     fn answer(
         &mut self,
         generation: &Generation,
         now: Instant,
         line: Result<ClientFrame, WireError>,
     ) -> Option<Receive> {
+        // The one in the way may be this one, whose first connection broke a moment ago.
+        if matches!(line, Ok(ClientFrame::Receive(_))) {
+            (0..generation.withdraw_lost()).for_each(|_| hung_up(generation));
+        }
         match self.inspector.line(now, line, generation.desk()) {
             Answer::Reply(frame) => self.say(&frame),
             Answer::Close(frame) => {

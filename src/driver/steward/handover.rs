@@ -115,8 +115,10 @@ impl Steward {
                 FinishOutput::Farewell => self.say_farewell(handover),
                 FinishOutput::GiveUp(reason) => self.give_up(handover, reason),
                 FinishOutput::Settle => self.settle(),
+                // Once at least, however soon it is over.
+                FinishOutput::Drain => self.tell_of_drain(handover),
                 // What there is to see of it is looked at again and again.
-                FinishOutput::Drain | FinishOutput::Follow => {}
+                FinishOutput::Follow => {}
                 FinishOutput::Resume => return self.resume(handover),
                 FinishOutput::Exit => return Some(self.exit(handover)),
                 FinishOutput::Fail => return Some(self.fail(handover)),

@@ -215,6 +215,7 @@ impl Steward {
     }
 
     /// The service was told to stop: at once where nobody is about to take it.
+    // M93
     fn stop(&mut self) {
         match &mut self.handover {
             None => {
@@ -295,19 +296,19 @@ impl Steward {
             if let Some(duty) = self.carry_out(handover) {
                 return Some(duty);
             }
-            if !self.take_in(handover) {
-                self.tell_of_drain(handover);
-                return None;
+            if self.take_in(handover) {
+                continue;
             }
+            self.tell_again = None;
+            if handover.finish.is_draining() {
+                self.tell_of_drain(handover);
+            }
+            return None;
         }
     }
 
     /// What the successor, and whoever looks, are told of a drain: when it changes, and not all the time.
     fn tell_of_drain(&mut self, handover: &mut Handover) {
-        self.tell_again = None;
-        if !handover.finish.is_draining() {
-            return;
-        }
         let count = (self.application.connections)();
         if self.told.replace(count) != Some(count) {
             match handover.giving() {

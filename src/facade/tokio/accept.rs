@@ -14,6 +14,7 @@ use ::tokio::sync::Notify;
 use ::tokio::time::sleep;
 use futures_core::Stream;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::form::Tokio;
 use crate::facade::form;
@@ -165,7 +166,9 @@ impl<L: Listener> Acceptor<L> {
                 // Counted before the gate can be shut: a drain that begins then waits for it.
                 let accepted = self.gate.pass(turns, || {
                     let accepted = accept.as_mut().poll(cx);
-                    accepted.map_ok(|(stream, addr)| (Connection { stream, counted: self.connections.token() }, addr))
+                    accepted.map_ok(|(stream, addr)| {
+                        (Connection { stream, counted: Counted(self.connections.token()) }, addr)
+                    })
                 });
                 match accepted {
                     None => return Poll::Ready(Ok(None)),
@@ -183,7 +186,7 @@ impl<L: Listener> Acceptor<L> {
     pub(super) async fn accept_calmly(&self) -> io::Result<Option<Accepted<L>>> {
         let accepted = self.accept().await;
         if let Err(error) = &accepted {
-            tracing::warn!(event = "accept_failed", %error, "cannot accept");
+            tracing::warn!(event = "accept_failed", error = %crate::error::advised(error), "cannot accept");
             sleep(AFTER_AN_ERROR).await;
         }
         accepted
@@ -228,6 +231,10 @@ impl<L: Listener> Stream for Incoming<L> {
 
 /// A connection, counted until it is dropped. It is used like the stream in it.
 pub type Connection<S> = form::Connection<Tokio, S>;
+
+/// Counts a connection, or a job, until it is dropped.
+#[derive(Debug)]
+pub struct Counted(#[expect(dead_code, reason = "it counts by being there")] pub(super) TaskTrackerToken);
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

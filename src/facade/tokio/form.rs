@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ::tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::accept::{Acceptor, Listener};
+use super::accept::{Acceptor, Counted, Listener};
 use crate::facade::form::{Form, Gated, sealed};
 
 /// The [form](Form) whose calls are awaited: tokio's sockets, and tasks.
@@ -24,7 +23,7 @@ impl Form for Tokio {
     type UdpSocket = UdpSocket;
     type UnixListener = UnixListener;
     type UnixDatagram = UnixDatagram;
-    type Counted = TaskTrackerToken;
+    type Counted = Counted;
     type Connections = TaskTracker;
     type Term = Terms;
 
@@ -36,8 +35,8 @@ impl Form for Tokio {
         connections.len()
     }
 
-    fn begin(connections: &TaskTracker) -> TaskTrackerToken {
-        connections.token()
+    fn begin(connections: &TaskTracker) -> Counted {
+        Counted(connections.token())
     }
 
     fn is_superseded(term: &Terms) -> bool {

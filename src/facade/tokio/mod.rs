@@ -24,7 +24,7 @@ use ::tokio::sync::oneshot;
 
 #[cfg(feature = "axum")]
 pub use self::axum::last_answer;
-pub use accept::{Accepted, Acceptor, Connection, Incoming, Listener};
+pub use accept::{Accepted, Acceptor, Connection, Counted, Incoming, Listener};
 pub use handle::Handle;
 pub use handoff::Handoff;
 pub use listen::{Control, Ready, Released, Successor, handoff_listen};
@@ -102,7 +102,10 @@ async fn off_runtime<T: Send + 'static>(
         // Whoever asked may have gone.
         let _ = give.send(caught(codec));
     };
-    std::thread::Builder::new().name("fd-handoff-state".to_owned()).spawn(run).map_err(StateError::Io)?;
+    std::thread::Builder::new()
+        .name("fd-handoff-state".to_owned())
+        .spawn(run)
+        .map_err(StateError::io("start a thread"))?;
     match given.await {
         Ok(Ok(done)) => done,
         Ok(Err(panic)) => Err(panicked(panic.into())),

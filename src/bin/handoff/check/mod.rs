@@ -2,17 +2,20 @@
 
 mod kernel;
 mod place;
+mod service;
+mod strays;
 mod surroundings;
 mod trial;
 
 use clap::Args;
 use clap::builder::styling::Style;
+use fd_handoff::client::Client;
 use serde::Serialize;
 
 pub(crate) use trial::successor;
 
 use crate::Service;
-use crate::format::{clean, painted};
+use crate::format::clean;
 use crate::output::Output;
 use crate::problem::{BAD, DOUBTFUL, GOOD, Problem};
 use crate::table::{Cell, Table};
@@ -30,7 +33,10 @@ pub(crate) fn run(options: Options, out: &mut Output) -> Result<(), Problem> {
     let path = options.service.path();
     let mut findings = kernel::look();
     findings.extend(surroundings::look());
-    findings.extend(place::look(&path));
+    // Once: somebody who does not answer takes his time.
+    let running = Client::connect(&path);
+    findings.extend(service::look(running.as_ref().ok()));
+    findings.extend(place::look(&path, running));
     findings.push(trial::attempt(&path));
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Failed).count();
     if options.json {
@@ -96,18 +102,23 @@ impl Verdict {
     }
 }
 
-/// A line for each finding, and one more with the advice where there is some.
+/// Lines for each finding, and more with the advice where there is some.
 fn lines(findings: &[Finding]) -> Vec<String> {
     let mut table = Table::new();
     for finding in findings {
         let (word, style) = finding.verdict.shown();
         table.row(vec![Cell::new(word).style(style), Cell::new(finding.check), Cell::new(clean(&finding.found))]);
     }
-    let advice = |finding: &Finding| {
-        finding.advice.as_deref().map(|advice| format!("         {} {}", painted(DOUBTFUL, "->"), clean(advice)))
-    };
-    let pairs = table.lines().zip(findings.iter().map(advice));
-    pairs.flat_map(|(line, advice)| std::iter::once(line).chain(advice)).collect()
+    let pairs = table.rows().zip(findings);
+    pairs
+        .flat_map(|(lines, finding)| lines.into_iter().chain(finding.advice.as_deref().map_or_else(Vec::new, advice)))
+        .collect()
+}
+
+fn advice(text: &str) -> Vec<String> {
+    let mut table = Table::new();
+    table.row(vec![Cell::new("       "), Cell::new("->").style(DOUBTFUL), Cell::new(clean(text))]);
+    table.lines().collect()
 }
 
 #[cfg(test)]
@@ -121,7 +132,7 @@ mod tests {
         let wanted = "\
 ok      memfd      works
 failed  directory  /nowhere does not exist
-         -> create it";
+         ->  create it";
         let found = lines(&findings).join("\n");
         assert_eq!(anstream::adapter::strip_str(&found).to_string(), wanted);
     }

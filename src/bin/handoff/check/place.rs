@@ -10,6 +10,7 @@ use fd_handoff::{Error, PathProblem};
 use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::Finding;
+use super::strays::{self, Stray};
 
 /// The longest path that fits a socket's address, see `unix(7)`.
 const SHORT_PATH: usize = 107;
@@ -18,9 +19,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Nobody but its owner removes or renames a file.
 const STICKY: u32 = 0o1000;
 
-pub(super) fn look(path: &Path) -> Vec<Finding> {
-    // Once: somebody who does not answer takes his time.
-    let service = Client::connect(path);
+pub(super) fn look(path: &Path, service: Result<Client, Error>) -> Vec<Finding> {
     vec![path_length(path, &service), directory(path), socket(path, service)]
 }
 
@@ -114,16 +113,19 @@ fn socket(path: &Path, service: Result<Client, Error>) -> Finding {
             let hello = client.hello();
             let (name, generation, pid) = (&hello.name, hello.generation, hello.pid);
             let found = format!("a service runs there: {name}, generation {generation}, process {pid}");
-            Finding::ok(CHECK, format!("{found}; a new process takes over from it"))
+            match strays::of(path, Some(&client)).first() {
+                None => Finding::ok(CHECK, format!("{found}; a new process takes over from it")),
+                Some(stray) => beside(&found, stray),
+            }
         }
-        Err(Error::Path { problem: PathProblem::NobodyThere, .. }) => nobody(owner, path),
+        Err(Error::Path { problem: PathProblem::NobodyThere, .. }) => {
+            superseded(path).unwrap_or_else(|| nobody(owner, path))
+        }
         Err(Error::Path { problem: PathProblem::NotASocket, .. }) => {
             Finding::failed(CHECK, "there is something that is not a socket", "move it away, or choose another path")
         }
-        Err(Error::Path {
-            problem: PathProblem::NoDirectory | PathProblem::NameTooLong(_) | PathProblem::NoName,
-            ..
-        }) => Finding::warning(CHECK, "not looked for", "see to what failed above"),
+        Err(Error::Path { problem: PathProblem::NoDirectory, .. }) => superseded(path).unwrap_or_else(not_looked_for),
+        Err(Error::Path { problem: PathProblem::NameTooLong(_) | PathProblem::NoName, .. }) => not_looked_for(),
         Err(Error::NoAnswer { after }) => Finding::warning(
             CHECK,
             format!("somebody listens there, and does not answer within {after:?}"),
@@ -132,6 +134,39 @@ fn socket(path: &Path, service: Result<Client, Error>) -> Finding {
         Err(Error::Path { problem, .. }) => not_usable(&problem, owner),
         Err(error) => not_usable(&error, owner),
     }
+}
+
+fn not_looked_for() -> Finding {
+    Finding::warning("socket", "not looked for", "see to what failed above")
+}
+
+/// Nobody listens at the path, while a service runs that had it.
+fn superseded(path: &Path) -> Option<Finding> {
+    let who = strays::of(path, None).first()?.who();
+    Some(Finding::failed(
+        "socket",
+        format!(
+            "{who} listens on a socket that had this path, and the path does not lead to it any more: its directory, or the \
+             socket, was removed or replaced"
+        ),
+        format!(
+            "a start here is a cold one, beside the service that runs: end {who} first; and let nothing clean that directory \
+             up while it runs"
+        ),
+    ))
+}
+
+/// Two listen, and one of them cannot be reached.
+fn beside(found: &str, stray: &Stray) -> Finding {
+    let who = stray.who();
+    Finding::warning(
+        "socket",
+        format!(
+            "{found}; and {who} listens on another socket that had this path: its directory, or the socket, was removed or \
+             replaced"
+        ),
+        format!("see whether {who} is a service that was to be replaced, and end it"),
+    )
 }
 
 fn not_usable(why: &dyn std::fmt::Display, owner: Option<u32>) -> Finding {

@@ -1,4 +1,4 @@
-//! The limits, and the namespaces.
+//! The limits, and the pid namespace.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ const INITS: [&str; 9] =
     ["systemd", "init", "tini", "docker-init", "dumb-init", "catatonit", "s6-svscan", "runit", "podman-init"];
 
 pub(super) fn look() -> Vec<Finding> {
-    vec![proc_mount(), open_files(), process_one(), network()]
+    vec![proc_mount(), open_files(), process_one()]
 }
 
 fn proc_mount() -> Finding {
@@ -86,17 +86,6 @@ fn judge_process_one(own: u32, namespace: &str, first: Option<&str>) -> Finding 
         format!("{namespace}, a container's: {who}, and when process 1 ends, the kernel ends every process in there"),
         "let the next container take over, with the socket's directory mounted in both, instead of starting the successor \
          in this one; or run an init as process 1 (docker run --init)",
-    )
-}
-
-fn network() -> Finding {
-    Finding::ok(
-        "network",
-        format!(
-            "{}: a socket stays in the namespace where it was made, so old and new have to share this one (host \
-             networking, one Pod, network_mode: \"service:...\")",
-            link("/proc/self/ns/net")
-        ),
     )
 }
 

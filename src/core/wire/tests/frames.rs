@@ -82,7 +82,7 @@ fn server_frames() -> Vec<ServerFrame> {
             fds: vec![fd],
             fd_count: 9,
             history: history.clone(),
-            successor: Some(SuccessorStatus { pid: 1, version: text(), progress: None }),
+            successor: Some(SuccessorStatus { pid: 1, version: text(), progress: Some(text()) }),
             predecessor: Some(PredecessorStatus { pid: 2, connections: Some(3) }),
         }
         .into(),
@@ -225,6 +225,184 @@ fn what_is_not_a_frame_is_malformed() {
     assert!(matches!(ClientFrame::parse(nested.as_bytes()), Err(WireError::Malformed(_))), "no stack is overrun");
 }
 
+/// Every object and every text in a frame, by its place.
+fn parts(value: &serde_json::Value, place: String, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.iter().for_each(|(name, field)| parts(field, format!("{place}/{name}"), found));
+        }
+        serde_json::Value::Array(list) => {
+            list.iter().enumerate().for_each(|(index, item)| parts(item, format!("{place}/{index}"), found));
+        }
+        serde_json::Value::String(_) => {}
+        _ => return,
+    }
+    found.push(place);
+}
+
+/// The frame as this library writes it, once for each part that `change` changes, with that part's place.
+fn changed(
+    text: &str,
+    change: impl Fn(&str, &serde_json::Value) -> Option<serde_json::Value>,
+) -> Vec<(String, serde_json::Value)> {
+    let frame: serde_json::Value = serde_json::from_str(text).unwrap();
+    let mut places = Vec::new();
+    parts(&frame, String::new(), &mut places);
+    let change = |place: String| {
+        let mut changed = frame.clone();
+        let part = changed.pointer_mut(&place).unwrap();
+        *part = change(place.rsplit('/').next().unwrap(), part)?;
+        Some((place, changed))
+    };
+    places.into_iter().filter_map(change).collect()
+}
+
+/// Refuses each of these frames. Returns how many there are.
+fn assert_malformed<T: Frame + std::fmt::Debug>(_: &T, changed: Vec<(String, serde_json::Value)>) -> usize {
+    for (place, changed) in &changed {
+        let error = T::parse(changed.to_string().as_bytes()).err();
+        assert!(matches!(error, Some(WireError::Malformed(_))), "{place}: {changed}: {error:?}");
+    }
+    changed.len()
+}
+
+// M96
+#[test]
+fn a_list_is_no_object_and_an_object_no_text() {
+    // In the order of the fields, as a struct has them.
+    let as_list = |name: &str, part: &serde_json::Value| match part {
+        serde_json::Value::Object(fields) if name == "words" => Some(fields.values().cloned().collect()),
+        serde_json::Value::Object(fields) => {
+            let known = ["min", "max", "dev", "ino", "length", "schema", "codec", "name", "index", "kind", "addr"];
+            let first = known.iter().filter_map(|name| fields.get(*name));
+            let rest = fields.iter().filter(|(name, _)| !known.contains(&name.as_str())).map(|(_, value)| value);
+            Some(first.chain(rest).cloned().collect())
+        }
+        _ => None,
+    };
+    let as_object = |_: &str, part: &serde_json::Value| part.as_str().map(|word| serde_json::json!({ word: null }));
+    let mut refused = 0;
+    for frame in client_frames() {
+        refused += assert_malformed(&frame, changed(&text_of(&frame), as_list));
+        refused += assert_malformed(&frame, changed(&text_of(&frame), as_object));
+    }
+    for frame in server_frames() {
+        refused += assert_malformed(&frame, changed(&text_of(&frame), as_list));
+        refused += assert_malformed(&frame, changed(&text_of(&frame), as_object));
+    }
+    assert!(refused > 100, "{refused}");
+    for list in [r#"["progress"]"#, r#"["receive",{"min":1,"max":1},1,"",[]]"#, r#"["settled"]"#] {
+        assert!(matches!(ClientFrame::parse(list.as_bytes()), Err(WireError::Malformed(_))), "{list}");
+    }
+    let receive = r#"{"type":"receive","protocol":[1,1],"pid":1,"version":"","schemas":[]}"#;
+    assert!(matches!(ClientFrame::parse(receive.as_bytes()), Err(WireError::Malformed(_))));
+    for entry in [r#"["http",0,"file"]"#, r#"{"name":"http","kind":"file","file":[66,1202]}"#] {
+        let line = format!(r#"{{"type":"descriptors","batch":0,"entries":[{entry}]}}"#);
+        assert!(matches!(ServerFrame::parse(line.as_bytes()), Err(WireError::Malformed(_))), "{line}");
+    }
+}
+
+// M97
+#[test]
+fn a_name_twice_is_malformed_however_it_is_written() {
+    let twice = [
+        r#"{"type":"received","batch":1,"batch":1}"#,
+        r#"{"type":"received","batch":1,"b\u0061tch":2}"#,
+        r#"{"type":"received","ty\u0070e":"received","batch":1}"#,
+        r#"{"ty\u0070e":"hop","type":"received","batch":1}"#,
+        // Nobody here knows these fields.
+        r#"{"type":"received","batch":1,"new":1,"new":1}"#,
+        r#"{"type":"received","batch":1,"new":1,"\u006eew":1}"#,
+        r#"{"type":"received","batch":1,"new":[{"a":{"b":1,"b":2}}]}"#,
+        r#"{"type":"hop","new":1,"new":1}"#,
+    ];
+    for line in twice {
+        assert!(matches!(ClientFrame::parse(line.as_bytes()), Err(WireError::Malformed(_))), "{line}");
+    }
+    let once = [
+        r#"{"type":"received","batch":1,"new":"\",\"batch\":2","other":"batch"}"#,
+        r#"{"type":"received","batch":1,"Batch":2,"new":{"batch":{"batch":[{"batch":1},{"batch":1}]}}}"#,
+        r#"{"type":"received","batch":1,"new":["batch","batch"],"b":"a\\"}"#,
+        "{ \"type\" : \"received\" ,\t\"batch\" : 1 , \"\" : {} }",
+    ];
+    for line in once {
+        assert_eq!(ClientFrame::parse(line.as_bytes()), Ok(Received { batch: 1 }.into()), "{line}");
+    }
+}
+
+// M95
+#[test]
+fn a_line_is_nested_so_deep_and_no_deeper() {
+    // The frame itself is the first level.
+    let nested = |depth: usize, open: &str, close: &str| {
+        let (open, close) = (open.repeat(depth - 1), close.repeat(depth - 1));
+        ClientFrame::parse(format!("{{\"type\":\"ready\",\"new\":{open}0{close}}}").as_bytes())
+    };
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        assert_eq!(nested(MAX_DEPTH, open, close), Ok(Ready {}.into()));
+        let Err(WireError::Malformed(problem)) = nested(MAX_DEPTH + 1, open, close) else { panic!("too deep") };
+        assert!(problem.contains("32"), "{problem}");
+    }
+    let side_by_side = format!("{{\"type\":\"ready\",\"new\":[{}0]}}", "[[]],{\"a\":{}},".repeat(1_000));
+    assert_eq!(ClientFrame::parse(side_by_side.as_bytes()), Ok(Ready {}.into()), "breadth is not depth");
+}
+
+// M27
+#[test]
+fn texts_have_limits() {
+    let texts =
+        [("name", MAX_TEXT), ("version", MAX_TEXT), ("codec", MAX_TEXT), ("reason", MAX_TEXT), ("addr", MAX_ADDR)];
+    let words =
+        [("kind", MAX_WORD), ("phase", MAX_WORD), ("outcome", MAX_WORD), ("event", MAX_WORD), ("code", MAX_WORD)];
+    let progress = [("progress", MAX_TEXT), ("message", MAX_TEXT)];
+    let mut seen = std::collections::BTreeSet::new();
+    for frame in server_frames() {
+        // For people: these are cut, not refused. A descriptor's name has a test of its own.
+        let is_cut = |place: &str| matches!(place, "/message" | "/reason") && matches!(frame.tag(), "error" | "abort");
+        let is_name = |place: &str| place.ends_with("/name") && place != "/name";
+        for (field, limit) in texts.into_iter().chain(words).chain(progress) {
+            let with = |length: usize| {
+                let text = |name: &str, part: &serde_json::Value| {
+                    (name == field && part.is_string()).then(|| "x".repeat(length).into())
+                };
+                changed(&text_of(&frame), text)
+            };
+            for ((place, fits), (_, too_long)) in with(limit).into_iter().zip(with(limit + 1)) {
+                if is_cut(&place) || is_name(&place) {
+                    continue;
+                }
+                assert!(ServerFrame::parse(fits.to_string().as_bytes()).is_ok(), "{place} of {}", frame.tag());
+                let error = ServerFrame::parse(too_long.to_string().as_bytes()).err();
+                assert!(matches!(error, Some(WireError::Malformed(_))), "{place} of {}", frame.tag());
+                seen.insert(field);
+            }
+        }
+    }
+    assert_eq!(seen.len(), texts.len() + words.len() + progress.len(), "{seen:?}");
+}
+
+// M15
+#[test]
+fn what_is_optional_may_be_null() {
+    let entry = r#"{"name":"http","index":null,"kind":"file","addr":null,"cookie":null,"netns":null,"file":null}"#;
+    let line = format!(r#"{{"type":"descriptors","batch":0,"entries":[{entry}]}}"#);
+    let Ok(ServerFrame::Descriptors(frame)) = ServerFrame::parse(line.as_bytes()) else { panic!("{line}") };
+    assert_eq!(frame.entries[0].index, 0);
+    // Whatever may be left out may be null, and means the same.
+    for frame in server_frames() {
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text_of(&frame)).unwrap();
+        for field in object.keys().filter(|field| *field != "type") {
+            let mut without = object.clone();
+            without.remove(field);
+            let without = ServerFrame::parse(&serde_json::to_vec(&without).unwrap()).ok();
+            let mut null = object.clone();
+            null.insert(field.clone(), serde_json::Value::Null);
+            let null = ServerFrame::parse(&serde_json::to_vec(&null).unwrap()).ok();
+            assert_eq!(without, null, "{field} of {}", frame.tag());
+        }
+    }
+}
+
 // M16
 #[test]
 fn an_unknown_type_is_told_apart_from_garbage() {
@@ -357,7 +535,13 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("descriptors in one handoff, the control listener among them", grouped(MAX_DESCRIPTORS)),
         ("descriptors in one batch", format!("1 to {MAX_BATCH}")),
         ("a descriptor's name", format!("1 to {MAX_NAME} bytes of UTF-8, no control characters")),
-        ("a free text: `version`, `message`, `reason`, `codec`", format!("{} bytes", grouped(MAX_TEXT))),
+        (
+            "a free text: a service's `name`, `version`, `message`, `progress`, `reason`, `codec`",
+            format!("{} bytes", grouped(MAX_TEXT)),
+        ),
+        ("a word: `kind`, `code`, `phase`, `outcome`, `event`", format!("{MAX_WORD} bytes")),
+        ("a socket's `addr`", format!("{MAX_ADDR} bytes")),
+        ("objects and lists nested in one line, the frame's own object among them", format!("{MAX_DEPTH}")),
         ("the schemas that a successor names", grouped(MAX_SCHEMAS)),
         ("the attempts in `history`", grouped(MAX_HISTORY)),
         ("the farewells of one generation, relayed ones and its own", grouped(MAX_FAREWELLS)),

@@ -45,6 +45,33 @@ fn a_line_without_escapes_is_read_by_hand() {
     assert_eq!(crate::core::wire::manifest::read(&line), Some(frame));
 }
 
+/// A peer's in another language may have all of these.
+#[test]
+fn both_readers_take_null_for_what_is_absent() {
+    let line =
+        |field: &str| format!(r#"{{"type":"descriptors","batch":0,"entries":[{{"name":"a",{field}"kind":"file"}}]}}"#);
+    let plain = ServerFrame::parse(line("").as_bytes()).unwrap();
+    for field in ["index", "addr", "cookie", "netns", "file"] {
+        let line = line(&format!(r#""{field}":null,"#));
+        assert_eq!(ServerFrame::parse(line.as_bytes()).as_ref(), Ok(&plain), "{line}");
+        assert_eq!(ServerFrame::parse(format!(" {line}").as_bytes()).as_ref(), Ok(&plain), "{line}");
+    }
+}
+
+#[test]
+fn both_readers_know_the_limits() {
+    let line = |kind: usize, addr: usize| {
+        let (kind, addr) = ("k".repeat(kind), "a".repeat(addr));
+        format!(r#"{{"type":"descriptors","batch":0,"entries":[{{"name":"a","kind":"{kind}","addr":"{addr}"}}]}}"#)
+    };
+    for (kind, addr, fits) in [(MAX_WORD, MAX_ADDR, true), (MAX_WORD + 1, 1, false), (1, MAX_ADDR + 1, false)] {
+        let line = line(kind, addr);
+        assert_eq!(ServerFrame::parse(line.as_bytes()).is_ok(), fits);
+        assert_eq!(ServerFrame::parse(format!(" {line}").as_bytes()).is_ok(), fits);
+        assert_eq!(crate::core::wire::manifest::read(&line).is_some(), fits);
+    }
+}
+
 /// Whatever happens to a line, it means what it means to serde, which gets to see it where it begins with a space.
 #[test]
 fn it_is_read_as_serde_reads_it() {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::core::wire::{FrameReader, MAX_LINE, WireError};
+use crate::core::wire::{FrameReader, MAX_LINE, WireError, parse_client_line};
 
 type Lines = Vec<(Vec<u8>, Vec<u32>)>;
 
@@ -36,6 +36,20 @@ fn empty_lines_and_carriage_returns_are_nothing() {
     let mut reader = reader_of(&[(b"\n\r\n  \n one \r\n\n two\n", &[])]);
     assert_eq!(read(&mut reader), (lines(&[("one", &[]), ("two", &[])]), None));
     assert_eq!(reader.pending(), 0);
+}
+
+// M94
+#[test]
+fn white_space_is_that_of_json_and_no_other() {
+    let mut reader = reader_of(&[(b"\t \r\n \tone\r\t \n\x0c\n\x0btwo\xa0\n\xc2\xa0\n\0\n", &[])]);
+    let (found, error) = read(&mut reader);
+    let found: Vec<Vec<u8>> = found.into_iter().map(|(line, _)| line).collect();
+    assert_eq!(found, [&b"one"[..], b"\x0c", b"\x0btwo\xa0", b"\xc2\xa0", b"\0"]);
+    assert_eq!(error, None);
+    for word in [&b"\x0cstatus"[..], b"status\xc2\xa0", b"\x0bstatus"] {
+        assert!(matches!(parse_client_line(word), Err(WireError::Malformed(_))));
+    }
+    assert!(parse_client_line(b"\t status \r").is_ok());
 }
 
 // M23
