@@ -20,6 +20,8 @@ use crate::raw::Raw;
 const FILES: u64 = 200;
 const IN_FLIGHT: usize = 400;
 const AT_ONCE: usize = 200;
+/// More threads than any process here has ended.
+const KEPT_STACKS: usize = 4;
 
 /// What no version of the protocol says, by the names of the rows.
 const LINES: [(&str, &str); 3] = [
@@ -49,7 +51,13 @@ pub(crate) fn limit_myself(limit: &str) {
     let (resource, to) = match limit.split_once(' ') {
         Some(("processes", to)) => (Resource::Nproc, to.parse().expect("a number")),
         Some(("files", to)) => (Resource::Nofile, to.parse().expect("a number")),
-        _ => (Resource::As, (memory() + 1024) * 1024),
+        _ => {
+            // The stacks of threads that have ended are kept for the next ones.
+            for _ in 0..KEPT_STACKS {
+                std::thread::spawn(std::thread::park);
+            }
+            (Resource::As, (memory() + 1024) * 1024)
+        }
     };
     let limit = Rlimit { current: Some(to), maximum: Some(to) };
     rustix::process::setrlimit(resource, limit).expect("less is always allowed");

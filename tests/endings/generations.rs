@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 
 use crate::Rows;
 use crate::load::{self, Load};
-use crate::process::{Check, Client, Process, World, require, until};
+use crate::process::{Check, Client, Process, World, require};
 
 const TAGS: [&str; 4] = ["O", "P", "S", "T"];
 /// Clients who look who accepts.
@@ -110,7 +110,7 @@ fn owner_stopped(world: &World, mut family: Family) -> Check<String> {
 fn stopped(world: &World, mut family: Family, victim: usize, load: Load) -> Check<String> {
     let pids = family.pids();
     family.processes[victim].signal(Signal::SIGTERM);
-    until("it has heard that it is to stop", || world.log().contains("told to stop").then_some(()))?;
+    world.has_told_to_stop()?;
     family.serve_on()?;
     family.processes[victim].signal(Signal::SIGTERM);
     let dead = family.processes[victim].exits_with(0)?;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,34 +21,34 @@ pub(crate) struct Sample {
     /// What the kernel said of a connection that could not be made.
     pub(crate) refused: Option<String>,
     pub(crate) lost: bool,
+    /// How many requests were answered.
+    pub(crate) answered: u64,
 }
 
 /// Clients at work.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
-    /// Whoever holds it for writing has no connection under way.
-    pause: Arc<RwLock<()>>,
     clients: Vec<JoinHandle<Vec<Sample>>>,
 }
 
 impl Load {
     /// So many clients, who make so many requests on each connection.
     pub(crate) fn start(world: &World, clients: usize, requests: usize) -> Load {
-        let (stop, answered, pause) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::default());
+        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let addr = world.addr;
         let clients = (0..clients).map(|_| {
-            let (stop, answered, pause) = (Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&pause));
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
             std::thread::spawn(move || {
                 let mut samples = Vec::new();
                 while !stop.load(SeqCst) {
-                    samples.push(visit(addr, requests, &answered, &pause));
+                    samples.push(visit(addr, requests, &answered));
                     std::thread::sleep(REST);
                 }
                 samples
             })
         });
-        Load { clients: clients.collect(), stop, answered, pause }
+        Load { clients: clients.collect(), stop, answered }
     }
 
     /// How many requests have been answered.
@@ -62,22 +62,15 @@ impl Load {
         until("requests are answered", || (self.answered() >= goal).then_some(()))
     }
 
-    /// Does this while no client has a connection.
-    pub(crate) fn paused<T>(&self, look: impl FnOnce() -> T) -> T {
-        let _pause = self.pause.write();
-        look()
-    }
-
     pub(crate) fn stop(self) -> Vec<Sample> {
         self.stop.store(true, SeqCst);
         self.clients.into_iter().flat_map(|client| client.join().unwrap_or_default()).collect()
     }
 }
 
-fn visit(addr: SocketAddr, requests: usize, answered: &AtomicU64, pause: &RwLock<()>) -> Sample {
-    let _there = pause.read();
+fn visit(addr: SocketAddr, requests: usize, answered: &AtomicU64) -> Sample {
     let began = Instant::now();
-    let mut sample = Sample { began, ended: began, pid: None, refused: None, lost: false };
+    let mut sample = Sample { began, ended: began, pid: None, refused: None, lost: false, answered: 0 };
     match Client::open(addr) {
         Err(error) => sample.refused = Some(error.to_string()),
         Ok(mut client) => {
@@ -85,6 +78,7 @@ fn visit(addr: SocketAddr, requests: usize, answered: &AtomicU64, pause: &RwLock
                 match client.exchange() {
                     Ok(answer) => {
                         answered.fetch_add(1, SeqCst);
+                        sample.answered += 1;
                         if sample.pid.is_none() {
                             sample.pid = Some(answer.pid);
                             sample.ended = Instant::now();

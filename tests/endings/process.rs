@@ -272,6 +272,11 @@ impl World {
         require(fits, || format!("{} was to answer: {answer:?}", process.tag))
     }
 
+    /// Waits until a process has said in its log that it was told to stop.
+    pub(crate) fn has_told_to_stop(&self) -> Check {
+        until("it has heard that it is to stop", || self.log().contains("event=\"stop\"").then_some(()))
+    }
+
     pub(crate) fn log(&self) -> String {
         let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
         let said = self.reports.lines.lock().map(|lines| lines.join("; ")).unwrap_or_default();

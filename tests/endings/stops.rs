@@ -180,10 +180,7 @@ fn stop_of_a_predecessor_in_time(world: &World) -> Check<String> {
     world.hears("S", "initialises")?;
     old.signal(Signal::SIGTERM);
     // It serves until then.
-    until("it has heard that it is to stop", || {
-        let refused = world.question("upgrade").ok()?;
-        refused.to_string().contains("stop").then_some(())
-    })?;
+    world.has_told_to_stop()?;
     let answer = world.ask()?;
     require(answer.pid == old.pid(), || format!("{answer:?}"))?;
     world.tell("S", "go")?;
@@ -248,10 +245,7 @@ fn second_stop_while_handed_over(world: &World) -> Check<String> {
     kept.ask()?;
     let new = world.serving("S", "")?;
     old.signal(Signal::SIGTERM);
-    let heard = until("it has heard that it is to stop", || {
-        world.log().contains("told to stop").then_some(())
-    });
-    heard?;
+    world.has_told_to_stop()?;
     let answer = kept.ask()?;
     require(answer.pid == old.pid(), || format!("the kept connection: {answer:?}"))?;
     let told = Instant::now();
