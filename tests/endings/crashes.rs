@@ -5,7 +5,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use crate::Rows;
-use crate::process::{Check, Form, World, require, until};
+use crate::process::{Check, Form, Process, World, require, until};
 
 /// An ending of `main`, and the exit code that goes with it; `None`: SIGKILL.
 pub(crate) const ENDINGS: [(&str, Option<i32>); 5] =
@@ -22,7 +22,13 @@ pub(crate) fn rows(rows: &mut Rows) {
     }
     for (how, code) in ENDINGS {
         rows.add(&format!("S ends by {how} while it serves"), move |world| successor_ends_later(world, how, code));
+        rows.add(&format!("P ends by {how} before S has everything"), move |world| {
+            predecessor_ends_early(world, how, code)
+        });
         rows.add(&format!("P ends by {how} while S initialises"), move |world| predecessor_ends(world, how, code));
+        rows.add(&format!("P ends by {how} while on_release blocks"), move |world| {
+            predecessor_ends_late(world, how, code)
+        });
     }
     for (server, code) in [("panic", 101), ("ends", 0)] {
         rows.add_in(Form::Tokio, &format!("the server of S in serve: {server}"), move |world| {
@@ -76,15 +82,7 @@ fn successor_ends_later(world: &World, how: &str, code: Option<i32>) -> Check<St
     kept.ask()?;
     let mut new = world.serving("S", "")?;
     world.owned_by(&new, 2)?;
-    let dead = match how {
-        "kill" => new.kill()?,
-        _ => {
-            world.tell("S", &format!("end {how}"))?;
-            let (status, dead) = new.ended()?;
-            require(status.code() == code, || format!("S ended with {status}"))?;
-            dead
-        }
-    };
+    let dead = end(world, &mut new, how, code)?;
     let waited = world.answers_since(dead, old.pid())?;
     world.owned_by(&old, 1)?;
     world.attempt("taken_back")?;
@@ -95,20 +93,52 @@ fn successor_ends_later(world: &World, how: &str, code: Option<i32>) -> Check<St
     Ok(waited)
 }
 
+/// Ends a process in this way.
+fn end(world: &World, process: &mut Process, how: &str, code: Option<i32>) -> Check<Instant> {
+    if how == "kill" {
+        return process.kill();
+    }
+    world.tell(&process.tag, &format!("end {how}"))?;
+    let (status, dead) = process.ended()?;
+    require(status.code() == code, || format!("{} ended with {status}", process.tag))?;
+    Ok(dead)
+}
+
+fn predecessor_ends_early(world: &World, how: &str, code: Option<i32>) -> Check<String> {
+    let mut old = world.serving("P", "offer=wait")?;
+    world.ask()?;
+    let new = world.start("S", "")?;
+    world.hears("P", "offers")?;
+    let dead = end(world, &mut old, how, code)?;
+    // Nobody has what it held.
+    world.hears("S", "serves")?;
+    let took = dead.elapsed();
+    world.owned_by(&new, 1)?;
+    let count = world.ask()?.count;
+    require(count == 1, || format!("{count} were counted, and not 1"))?;
+    Ok(format!("{:.1} ms", took.as_secs_f64() * 1e3))
+}
+
+fn predecessor_ends_late(world: &World, how: &str, code: Option<i32>) -> Check<String> {
+    let mut old = world.serving("P", "release=wait")?;
+    world.ask()?;
+    let new = world.start("S", "")?;
+    world.hears("P", "releases")?;
+    let dead = end(world, &mut old, how, code)?;
+    let waited = world.answers_since(dead, new.pid())?;
+    world.owned_by(&new, 2)?;
+    let count = world.ask()?.count;
+    require(count == 3, || format!("{count} were counted, and not 3"))?;
+    Ok(waited)
+}
+
 fn predecessor_ends(world: &World, how: &str, code: Option<i32>) -> Check<String> {
     let mut old = world.serving("P", "")?;
     world.ask()?;
     world.ask()?;
     let mut new = world.start("S", "init=wait")?;
     world.hears("S", "initialises")?;
-    match how {
-        "kill" => drop(old.kill()?),
-        _ => {
-            world.tell("P", &format!("end {how}"))?;
-            let (status, _) = old.ended()?;
-            require(status.code() == code, || format!("P ended with {status}"))?;
-        }
-    }
+    end(world, &mut old, how, code)?;
     // It waits in the backlog.
     let mut client = world.connect()?;
     client.say().map_err(|error| format!("a client was refused: {error}"))?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::process::{Check, Client, World, require, until};
 
-/// How long a client rests between two connections.
+/// How long a client rests between two connections, and each second one between two requests, too.
 const REST: Duration = Duration::from_millis(3);
 
 /// A connection that was answered, or not.
@@ -37,12 +37,12 @@ impl Load {
     pub(crate) fn start(world: &World, clients: usize, requests: usize) -> Load {
         let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let addr = world.addr;
-        let clients = (0..clients).map(|_| {
+        let clients = (0..clients).map(|number| {
             let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
             std::thread::spawn(move || {
                 let mut samples = Vec::new();
                 while !stop.load(SeqCst) {
-                    samples.push(visit(addr, requests, &answered));
+                    samples.push(visit(addr, requests, number % 2 == 1, &answered));
                     std::thread::sleep(REST);
                 }
                 samples
@@ -68,13 +68,16 @@ impl Load {
     }
 }
 
-fn visit(addr: SocketAddr, requests: usize, answered: &AtomicU64) -> Sample {
+fn visit(addr: SocketAddr, requests: usize, rests: bool, answered: &AtomicU64) -> Sample {
     let began = Instant::now();
     let mut sample = Sample { began, ended: began, pid: None, refused: None, lost: false, answered: 0 };
     match Client::open(addr) {
         Err(error) => sample.refused = Some(error.to_string()),
         Ok(mut client) => {
             for _ in 0..requests {
+                if rests {
+                    std::thread::sleep(REST);
+                }
                 match client.exchange() {
                     Ok(answer) => {
                         answered.fetch_add(1, SeqCst);

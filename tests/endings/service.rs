@@ -209,14 +209,23 @@ fn install<F: Form>(
     orders: &Orders,
     count: &Arc<Count>,
 ) {
-    let counted = Arc::clone(count);
-    starting.on_offer(move || encode(counted.total.load(SeqCst)));
-    let (counted, behaviour, orders) = (Arc::clone(count), behaviour.clone(), orders.clone());
-    starting.on_release(move || {
-        report(&behaviour, "releases");
-        if behaviour.is("release", "wait") {
-            orders.wait("release");
+    let hook = |name: &'static str| {
+        let (behaviour, orders) = (behaviour.clone(), orders.clone());
+        move || {
+            report(&behaviour, format!("{name}s"));
+            if behaviour.is(name, "wait") {
+                orders.wait(name);
+            }
         }
+    };
+    let (counted, offers) = (Arc::clone(count), hook("offer"));
+    starting.on_offer(move || {
+        offers();
+        encode(counted.total.load(SeqCst))
+    });
+    let (counted, releases) = (Arc::clone(count), hook("release"));
+    starting.on_release(move || {
+        releases();
         let total = counted.total.load(SeqCst);
         counted.told.store(total, SeqCst);
         encode(total)
