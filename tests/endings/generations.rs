@@ -134,9 +134,11 @@ fn each_ends(world: &World, victims: &[usize]) -> Check<String> {
         load.goes_on(4)?;
         let dead = family.processes[*victim].kill()?;
         let youngest = family.processes.iter().rposition(Process::is_alive).ok_or("all are dead")?;
-        figures.push(world.answers_since(dead, family.processes[youngest].pid()).map_err(|error| {
-            format!("{} is dead, and {}: {error}", TAGS[*victim], TAGS[youngest])
-        })?);
+        figures.push(
+            world
+                .answers_since(dead, family.processes[youngest].pid())
+                .map_err(|error| format!("{} is dead, and {}: {error}", TAGS[*victim], TAGS[youngest]))?,
+        );
         world.owned_by(&family.processes[youngest], youngest as u64 + 1)?;
         family.serve_on()?;
     }
@@ -146,4 +148,3 @@ fn each_ends(world: &World, victims: &[usize]) -> Check<String> {
     load::one_at_a_time(&samples, &reversed(&family))?;
     Ok(figures.join(", "))
 }
-

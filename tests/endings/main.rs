@@ -59,7 +59,11 @@ impl Rows {
     }
 
     /// In both forms, by a user whom limits bind.
-    pub(crate) fn add_limited(&mut self, name: &str, run: impl Fn(&World) -> Check<String> + Send + Sync + Clone + 'static) {
+    pub(crate) fn add_limited(
+        &mut self,
+        name: &str,
+        run: impl Fn(&World) -> Check<String> + Send + Sync + Clone + 'static,
+    ) {
         for form in [Form::Blocking, Form::Tokio] {
             self.add_alone(form, name, move || World::of_another_user(form), run.clone());
         }

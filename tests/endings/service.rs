@@ -287,7 +287,8 @@ fn serve_blocking(behaviour: &Behaviour, orders: &Orders) -> Result<(), Error> {
     let (tell, over) = channel();
     let (told, running) = (tell.clone(), behaviour.clone());
     std::thread::spawn(move || {
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_blocking(handoff, &running, &rounds)));
+        let outcome =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_blocking(handoff, &running, &rounds)));
         let _ = told.send(outcome.map_or_else(|_| "panic".to_owned(), |error| error.unwrap_or_default()));
     });
     let orders = orders.clone();
@@ -330,8 +331,10 @@ fn accept_on_threads(door: Acceptor<TcpListener>, generation: u64, count: &Arc<C
     let connections = Arc::new(Mutex::new(connections));
     for _ in 0..SERVERS {
         let (connections, count) = (Arc::clone(&connections), Arc::clone(count));
-        std::thread::spawn(move || while let Some(connection) = take(&connections) {
-            let _ = answer(&connection, generation, &count);
+        std::thread::spawn(move || {
+            while let Some(connection) = take(&connections) {
+                let _ = answer(&connection, generation, &count);
+            }
         });
     }
     std::thread::spawn(move || {
@@ -495,11 +498,7 @@ async fn run_on_tokio(service: OnTokio, behaviour: &Behaviour, orders: &Orders) 
     }
 }
 
-async fn accept(
-    door: &fd_handoff::tokio::Acceptor<tokio::net::TcpListener>,
-    generation: u64,
-    count: &Arc<Count>,
-) {
+async fn accept(door: &fd_handoff::tokio::Acceptor<tokio::net::TcpListener>, generation: u64, count: &Arc<Count>) {
     while let Ok(Some((connection, _))) = door.accept().await {
         let count = Arc::clone(count);
         tokio::spawn(async move {

@@ -47,7 +47,8 @@ impl Fault {
     fn all() -> Vec<Fault> {
         let endings = ENDINGS.into_iter().map(|(how, _)| how);
         let given_up = endings.clone().chain(["fail"]);
-        let mut all = vec![Fault::Signalled(Signal::SIGKILL), Fault::Signalled(Signal::SIGTERM), Fault::PredecessorStops];
+        let mut all =
+            vec![Fault::Signalled(Signal::SIGKILL), Fault::Signalled(Signal::SIGTERM), Fault::PredecessorStops];
         all.extend(given_up.clone().map(Fault::Initialising));
         all.extend(given_up.map(Fault::Ready));
         all.extend(endings.clone().map(Fault::Serving));

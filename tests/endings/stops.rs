@@ -22,7 +22,9 @@ pub(crate) fn rows(rows: &mut Rows) {
     rows.add("SIGTERM to P while S from elsewhere initialises, which is ready in time", stop_of_a_predecessor_in_time);
     rows.add("SIGTERM to P while S from elsewhere initialises, which is not ready in time", stop_of_a_predecessor_late);
     for signal in [Signal::SIGTERM, Signal::SIGHUP] {
-        rows.add(&format!("{signal} ends a process that hangs after it has stopped"), move |world| hangs_stopped(world, signal));
+        rows.add(&format!("{signal} ends a process that hangs after it has stopped"), move |world| {
+            hangs_stopped(world, signal)
+        });
         rows.add(&format!("{signal} ends a process that hangs after it has handed over"), move |world| {
             hangs_handed_over(world, signal)
         });
@@ -125,7 +127,8 @@ fn started_anew(world: &World, took: std::time::Duration) -> Check<String> {
 
 /// The process 1 of a namespace of its own; `None` where that is not permitted.
 fn as_init(world: &World, tag: &str) -> Check<Option<Process>> {
-    let may = Command::new("unshare").args(["--pid", "--fork", "true"]).output().is_ok_and(|done| done.status.success());
+    let may =
+        Command::new("unshare").args(["--pid", "--fork", "true"]).output().is_ok_and(|done| done.status.success());
     if !may {
         return Ok(None);
     }
