@@ -19,6 +19,8 @@ pub struct Finish {
     drained: bool,
     /// There is nobody to say farewell to.
     alone: bool,
+    /// Nothing is waited for any more.
+    hurried: bool,
     deadline: Option<Instant>,
     outputs: VecDeque<FinishOutput>,
 }
@@ -154,6 +156,7 @@ impl Finish {
             proceeding: false,
             drained: false,
             alone,
+            hurried: false,
             deadline: None,
             outputs: VecDeque::from([first]),
         }
@@ -167,6 +170,12 @@ impl Finish {
     /// Whether connections are ending.
     pub fn is_draining(&self) -> bool {
         matches!(self.stage, Stage::Draining | Stage::Ending)
+    }
+
+    /// Whether to be told once more to stop would change anything.
+    pub fn can_hurry(&self) -> bool {
+        let ends = matches!(self.stage, Stage::Following | Stage::Farewell | Stage::Parting | Stage::Settling);
+        !self.hurried && (ends || self.is_draining())
     }
 
     /// Whether the predecessor's last words are waited for.
@@ -203,10 +212,7 @@ impl Finish {
                 self.drained = true;
                 self.after_drain(now);
             }
-            FinishInput::EndNow if self.is_draining() => {
-                self.drained = true;
-                self.after_drain(now);
-            }
+            FinishInput::EndNow if !self.hurried => self.hurry(now),
             FinishInput::Followed if self.stage == Stage::Following => self.ask_farewell(now),
             FinishInput::Departed => self.departed(),
             FinishInput::LetGo if self.stage == Stage::Settling => self.end(FinishOutput::Exit),
@@ -262,6 +268,26 @@ impl Finish {
         self.after_drain(now);
     }
 
+    /// What is still to be said is said, and nothing is waited for: neither for connections, nor for a predecessor, nor for
+    /// the end of probation. Before the service is given up, this changes nothing.
+    fn hurry(&mut self, now: Instant) {
+        match self.stage {
+            Stage::Draining | Stage::Ending => {
+                (self.hurried, self.drained) = (true, true);
+                self.after_drain(now);
+            }
+            Stage::Following => {
+                self.hurried = true;
+                self.ask_farewell(now);
+            }
+            Stage::Farewell | Stage::Parting | Stage::Settling => {
+                self.hurried = true;
+                self.deadline = Some(now);
+            }
+            _ => {}
+        }
+    }
+
     fn after_drain(&mut self, now: Instant) {
         if !self.drained || !self.is_draining() {
             return;
@@ -271,6 +297,9 @@ impl Finish {
         }
         self.enter(Stage::Following, None);
         self.say(FinishOutput::Follow);
+        if self.hurried {
+            self.ask_farewell(now);
+        }
     }
 
     fn ask_farewell(&mut self, now: Instant) {
@@ -285,7 +314,7 @@ impl Finish {
         if self.alone {
             return self.settle(now);
         }
-        self.enter(Stage::Parting, None);
+        self.enter(Stage::Parting, self.hurried.then_some(now));
         self.say(FinishOutput::Farewell);
     }
 
@@ -323,14 +352,8 @@ impl Finish {
                 self.after_drain(now);
             }
             Stage::Farewell => self.part(now),
-            Stage::Settling => self.end(FinishOutput::Exit),
-            Stage::Snapshot
-            | Stage::Offered
-            | Stage::GivenUp
-            | Stage::Released
-            | Stage::Following
-            | Stage::Parting
-            | Stage::Over => {}
+            Stage::Parting | Stage::Settling => self.end(FinishOutput::Exit),
+            Stage::Snapshot | Stage::Offered | Stage::GivenUp | Stage::Released | Stage::Following | Stage::Over => {}
         }
     }
 

@@ -626,12 +626,14 @@ impl Generation {
     /// Nobody will take back here. The predecessor hears the same, and the background lets everything go: at once where
     /// another process serves; after the predecessor where nobody does, so that whoever starts next finds every address free.
     pub(crate) fn wind_up(&self, ending: Ending) {
-        self.say_to_predecessor(Word::Settle(ending));
         let wait = if ending == Ending::Stopped { SETTLE } else { Duration::ZERO };
         let mut board = self.board();
         if board.letting_go == LettingGo::Not {
             board.letting_go = LettingGo::By(Instant::now() + wait);
         }
+        drop(board);
+        // Behind it: the background is woken by this, and looks at both.
+        self.say_to_predecessor(Word::Settle(ending));
     }
 
     /// When this process lets its copies go at the latest, if it is about to.

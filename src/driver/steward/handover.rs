@@ -216,7 +216,7 @@ impl Steward {
             FinishInput::Followed
         } else if handover.finish.awaits_letting_go() && self.generation.has_let_go() {
             FinishInput::LetGo
-        } else if handover.finish.is_draining() && self.generation.is_to_end_now() {
+        } else if handover.finish.can_hurry() && self.generation.is_to_end_now() {
             FinishInput::EndNow
         } else {
             return false;

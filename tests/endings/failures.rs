@@ -1,0 +1,185 @@
+//! What the kernel refuses at the wrong moment, and peers that say what nobody understands.
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use rustix::process::{Resource, Rlimit};
+use sendfd::SendWithFd;
+use serde_json::json;
+
+use crate::Rows;
+use crate::process::{Check, World, require};
+use crate::raw::Raw;
+
+/// What P may have open where descriptors in flight are the matter, and how many of them are.
+const FILES: u64 = 200;
+const IN_FLIGHT: usize = 400;
+const AT_ONCE: usize = 200;
+/// More threads than any process here has ended.
+const KEPT_STACKS: usize = 4;
+
+/// What no version of the protocol says, by the names of the rows.
+const LINES: [(&str, &str); 3] = [
+    ("an unknown type", r#"{"type":"nonsense"}"#),
+    ("bad JSON", "{"),
+    ("an error", r#"{"type":"error","code":"malformed","message":"a mistake"}"#),
+];
+
+pub(crate) fn rows(rows: &mut Rows) {
+    rows.add_limited("no thread can be had (RLIMIT_NPROC)", |world| no_thread(world, "processes 0"));
+    rows.add_limited("no thread can be had (RLIMIT_AS)", |world| no_thread(world, "memory"));
+    rows.add_limited("no process can be started", no_process);
+    rows.add_limited("release cannot be sent", release_cannot_be_sent);
+    for (name, line) in LINES {
+        rows.add(&format!("{name} after release"), move |world| not_understood(world, line));
+    }
+}
+
+/// It limits itself: somebody else may not.
+fn limit(world: &World, tag: &str, limit: &str) -> Check {
+    world.tell(tag, &format!("limit {limit}"))?;
+    world.hears(tag, "limited")
+}
+
+/// In the service: limits this process as it was told to. `memory` is what it has, and half a thread's stack.
+pub(crate) fn limit_myself(limit: &str) {
+    let (resource, to) = match limit.split_once(' ') {
+        Some(("processes", to)) => (Resource::Nproc, to.parse().expect("a number")),
+        Some(("files", to)) => (Resource::Nofile, to.parse().expect("a number")),
+        _ => {
+            // The stacks of threads that have ended are kept for the next ones.
+            for _ in 0..KEPT_STACKS {
+                std::thread::spawn(std::thread::park);
+            }
+            (Resource::As, (memory() + 1024) * 1024)
+        }
+    };
+    let limit = Rlimit { current: Some(to), maximum: Some(to) };
+    rustix::process::setrlimit(resource, limit).expect("less is always allowed");
+}
+
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("there is /proc");
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.split_whitespace().next()?.parse().ok());
+    size.expect("it says how large the process is")
+}
+
+fn no_thread(world: &World, limited: &str) -> Check<String> {
+    let mut old = world.serving("P", "")?;
+    world.ask()?;
+    limit(world, "P", limited)?;
+    let mut new = world.start("S", "")?;
+    new.exits_with(1)?;
+    let reason = world.attempt("failed")?;
+    require(reason.contains("thread"), || format!("the reason is {reason:?}"))?;
+    world.owned_by(&old, 1)?;
+    let count = world.ask()?.count;
+    require(count == 2, || format!("{count} were counted, and not 2"))?;
+    old.signal(Signal::SIGTERM);
+    old.exits_with(0)?;
+    require(!world.control.exists(), || "the control socket is left over".to_owned())?;
+    Ok(format!("{reason:?}"))
+}
+
+fn no_process(world: &World) -> Check<String> {
+    let mut old = world.serving("P", "")?;
+    world.next("S", "")?;
+    limit(world, "P", "processes 0")?;
+    let outcome = world.upgrade()?;
+    let reason = outcome["reason"].as_str().unwrap_or_default().to_owned();
+    require(outcome["outcome"] == "failed" && !reason.is_empty(), || format!("the outcome is {outcome}"))?;
+    let recorded = world.attempt("failed")?;
+    require(recorded == reason, || format!("{recorded:?} is not {reason:?}"))?;
+    world.owned_by(&old, 1)?;
+    old.signal(Signal::SIGTERM);
+    old.exits_with(0)?;
+    require(!world.control.exists(), || "the control socket is left over".to_owned())?;
+    Ok(format!("{reason:?}"))
+}
+
+/// Somebody else of that user has descriptors in flight: see `unix(7)`, ETOOMANYREFS.
+fn release_cannot_be_sent(world: &World) -> Check<String> {
+    let old = world.serving("P", "")?;
+    limit(world, "P", &format!("files {FILES}"))?;
+    world.ask()?;
+    let mut new = world.start("S", "init=wait")?;
+    world.hears("S", "initialises")?;
+    let mut hog = Command::new("/proc/self/exe");
+    hog.arg("hog");
+    let mut hog = world.run(hog, "H", "")?;
+    world.hears("H", "has sent")?;
+    let began = Instant::now();
+    world.tell("S", "go")?;
+    world.hears("P", "resumes")?;
+    let waited = world.answers_since(began, old.pid())?;
+    new.exits_with(1)?;
+    let reason = world.attempt("failed")?;
+    require(reason.to_lowercase().contains("too many references"), || format!("the reason is {reason:?}"))?;
+    world.owned_by(&old, 1)?;
+    hog.kill()?;
+    let next = world.serving("N", "")?;
+    world.owned_by(&next, 2)?;
+    let count = world.ask()?.count;
+    require(count == 4, || format!("{count} were counted, and not 4"))?;
+    Ok(format!("{waited}, {reason:?}"))
+}
+
+/// In a process of its own: keeps so many descriptors in flight.
+pub(crate) fn hog() -> ExitCode {
+    let pairs: Vec<_> = (0..IN_FLIGHT / AT_ONCE).map(|_| UnixStream::pair().expect("two sockets")).collect();
+    let any = vec![std::io::stdin().as_raw_fd(); AT_ONCE];
+    for (from, _) in &pairs {
+        from.send_with_fd(b".", &any).expect("descriptors are sent");
+    }
+    println!("H has sent");
+    wait_for_the_test();
+    drop(pairs);
+    ExitCode::SUCCESS
+}
+
+fn wait_for_the_test() {
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+fn not_understood(world: &World, line: &str) -> Check<String> {
+    let mut old = world.serving("P", "active=5000")?;
+    let mut kept = world.connect()?;
+    kept.ask()?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("raw successor").arg(&world.control).arg(line);
+    let mut new = world.run(command, "R", "")?;
+    world.hears("R", "is heard")?;
+    require(new.is_alive(), || "S was killed".to_owned())?;
+    let answer = kept.ask()?;
+    require(answer.pid == old.pid(), || format!("the kept connection: {answer:?}"))?;
+    let dead = new.kill()?;
+    let waited = world.answers_since(dead, old.pid())?;
+    drop(kept);
+    old.signal(Signal::SIGTERM);
+    old.exits_with(0)?;
+    Ok(waited)
+}
+
+/// In a process of its own, since it may be killed: a successor that says a line of its own between `release` and `active`.
+pub(crate) fn successor_by_hand(mut args: impl Iterator<Item = String>) -> ExitCode {
+    let path = PathBuf::from(args.next().expect("a path"));
+    let line = args.next().expect("a line");
+    let mut raw = Raw::receive(&path);
+    let taken = raw.take_offer();
+    raw.say(&json!({"type": "ready"}));
+    raw.expect("release");
+    raw.write(format!("{line}\n").as_bytes());
+    raw.expect("error");
+    raw.say(&json!({"type": "active"}));
+    // It has one connection left.
+    raw.expect("draining");
+    println!("R is heard");
+    wait_for_the_test();
+    drop(taken);
+    ExitCode::SUCCESS
+}
