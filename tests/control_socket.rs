@@ -242,7 +242,7 @@ fn tell_problems(form: Form, mut parent: Parent) {
 fn the_path_goes_with_its_service(form: Form) {
     let Place { directory: _directory, path } = place();
     let control = form.listen(config(&path)).unwrap();
-    drop(control);
+    control.close();
     assert!(!path.exists());
     let control = form.receive(config(&path)).unwrap().ready().unwrap();
     assert!(path.exists());

@@ -103,11 +103,11 @@ mod http {
         assert!(!Path::new(&control).exists());
     }
 
-    /// It finishes the handoff, because its successor gets ready.
+    /// It finishes the handoff, because its successor gets ready within the time of a drain.
     #[test]
     fn a_service_that_is_told_to_stop_during_a_handoff_hands_over() {
         let (_directory, control) = place();
-        let mut first = start("127.0.0.1:0", &control, "100");
+        let mut first = start("127.0.0.1:0", &control, "20000");
         let listen = first.word("listen=").to_owned();
         let second = std::thread::scope(|scope| {
             // Time enough for what comes next, on a busy machine as well.

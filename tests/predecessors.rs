@@ -17,7 +17,7 @@ use common::raw::{self, Raw, RawPredecessor, batch, hello, inode, own_pidfd};
 use common::{
     Control, Form, Inheritance, PATIENCE, Place, Service, cause, config, forms, pairings, pipe, place, tcp_listener,
 };
-use fd_handoff::{Cause, Error, ErrorCode, Owner, Peer, Result};
+use fd_handoff::{Cause, Config, Error, ErrorCode, Owner, Peer, Result};
 use serde_json::{Value, json};
 
 pairings! {
@@ -53,9 +53,19 @@ fn against<T: Send>(
     successor: impl FnOnce(Result<Inheritance>) -> T + Send,
     predecessor: impl FnOnce(&RawPredecessor),
 ) -> T {
+    against_with(config(path), form, path, successor, predecessor)
+}
+
+fn against_with<T: Send>(
+    config: Config,
+    form: Form,
+    path: &Path,
+    successor: impl FnOnce(Result<Inheritance>) -> T + Send,
+    predecessor: impl FnOnce(&RawPredecessor),
+) -> T {
     let old = RawPredecessor::new(path);
     let done = scope(|scope| {
-        let hasty = config(path).cold_start(false);
+        let hasty = config.cold_start(false);
         let successor = scope.spawn(|| successor(form.receive(hasty)));
         predecessor(&old);
         // Whoever waits for more learns that there is none.
@@ -414,9 +424,13 @@ const STEPS: [At; 5] = [At::Accepted, At::Greeted, At::Offered, At::Given, At::R
 
 /// Goes as far as this step, then wrong; returns what the successor makes of it.
 fn wrong_at(form: Form, at: At, go_wrong: impl FnOnce(Raw)) -> Error {
+    wrong_with(|path: &Path| config(path), form, at, go_wrong)
+}
+
+fn wrong_with(config: impl Fn(&Path) -> Config, form: Form, at: At, go_wrong: impl FnOnce(Raw)) -> Error {
     let Place { directory: _directory, path } = place();
     let ready = |received: Result<Inheritance>| received.and_then(Inheritance::ready).map(drop).unwrap_err();
-    against(form, &path, ready, |old| {
+    against_with(config(&path), form, &path, ready, |old| {
         let mut raw = if at == At::Accepted { old.accept() } else { old.greet() };
         if at == At::Offered {
             raw.say_with(&raw::offer(1, 1, &Value::Null, true), &[own_pidfd().as_fd()]).unwrap();
@@ -458,9 +472,11 @@ fn garbage_at_each_step(form: Form) {
     }
 }
 
+/// One that closes without a word is about to die, and has until the release deadline to do so. This one lives on.
 fn the_end_at_each_step(form: Form) {
     for at in STEPS {
-        let error = wrong_at(form, at, drop);
+        let hasty = |path: &Path| config(path).timeouts(|waits| waits.release = Duration::from_millis(300));
+        let error = wrong_with(hasty, form, at, drop);
         match error {
             // Everything is here, and its process lives: it serves, so the successor must not.
             Error::Handoff(Cause::Closed(Peer::Predecessor)) if at >= At::Given => {}

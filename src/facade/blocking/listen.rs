@@ -121,8 +121,11 @@ impl Control {
     /// socket, and then the control socket is closed and its path removed. Close your own sockets before, and a start that
     /// comes after this finds every address free.
     ///
-    /// Not to be called after a handoff: the service is another process's.
+    /// After a handoff it does nothing more than to let go of this object: the service is another process's.
     pub fn close(self) {
+        if !self.generation.is_accepting() {
+            return;
+        }
         self.generation.wind_up(Ending::Stopped);
         let until = Instant::now() + SETTLE + SETTLE;
         while !self.generation.has_let_go() && Instant::now() < until {

@@ -146,6 +146,9 @@ impl Control {
 
     /// [`crate::Control::close`] on tokio.
     pub async fn close(self) {
+        if !self.generation.is_accepting() {
+            return;
+        }
         self.generation.wind_up(Ending::Stopped);
         let until = Instant::now() + SETTLE + SETTLE;
         while !self.generation.has_let_go() && Instant::now() < until {

@@ -118,6 +118,7 @@ fn take(path: &Path) -> Outcome<()> {
     pipe.write_all(&[BYTE])?;
     // Until the predecessor has gone.
     while control.farewell()?.is_some() {}
+    control.close();
     Ok(())
 }
 
