@@ -648,7 +648,7 @@ mod tests {
         let kinds: HashSet<_> = errors().iter().map(discriminant).collect();
         assert_eq!(kinds.len(), 19);
         assert_eq!(path_problems().iter().map(discriminant).collect::<HashSet<_>>().len(), 9);
-        assert_eq!(state_errors().iter().map(discriminant).collect::<HashSet<_>>().len(), 8);
+        assert_eq!(state_errors().iter().map(discriminant).collect::<HashSet<_>>().len(), 10);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Any sequence of operations on a predecessor and a successor: their applications' wishes in any order, frames that
-//! come late, are lost or are made up, ends of the connection, deaths, time.
+//! come late, are lost, are made up or do not leave, ends of the connection, deaths, time, and a third process that takes the
+//! lock of the owner whenever it is free.
 //!
 //! The input: one byte of setting, then two bytes for each operation: which one, and its argument.
 
@@ -11,15 +12,17 @@ use std::time::{Duration, Instant};
 
 use fd_handoff::Cause;
 use fd_handoff::core::wire::{
-    Abort, Active, Attempt, ClientFrame, Descriptors, Draining, Entry, ErrorCode, Failure, Farewell, Frame, GetStatus,
-    Kind, MAX_BATCH, MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Name, Offer, PROTOCOL, Progress, Ready, Receive, Received,
-    Release, ServerFrame, Settled, Snapshot, StateInfo, WireError,
+    Abort, Active, Attempt, ClientFrame, Descriptors, Draining, Ending, Entry, ErrorCode, Failure, Farewell, Frame,
+    GetStatus, Kind, MAX_BATCH, MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Name, Offer, PROTOCOL, Progress, Ready,
+    Receive, Received, Release, ServerFrame, Settled, Snapshot, StateInfo, WireError,
 };
 use fd_handoff::core::{
     Gift, Input, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role, Successor, SuccessorCommand,
     SuccessorEvent, Waits,
 };
 
+/// A predecessor refuses so many frames by name after its release.
+const MOST_REFUSED: usize = 16;
 /// So many operations of one input are carried out.
 const MOST: usize = 400;
 /// Longer than any deadline that the setting asks for.
@@ -48,6 +51,16 @@ impl Drop for Fd {
     }
 }
 
+/// Who holds the lock of the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Nobody,
+    Giver,
+    Taker,
+    /// A third process, which serves.
+    Another,
+}
+
 struct World {
     now: Instant,
     giver: Predecessor<Fd>,
@@ -73,12 +86,22 @@ struct World {
     giver_told: bool,
     taker_told: bool,
     released: bool,
-    taken_back: bool,
-    settled: bool,
+    /// The predecessor's application accepts.
+    owns: bool,
+    settled: Option<Ending>,
+    let_go: bool,
+    refused: usize,
+    /// There is a lock of the owner.
+    has_lock: bool,
+    lock: Holder,
+    /// So many of the last frames to each side have not left when the other hears of it.
+    stuck: usize,
     giver_over: bool,
     serves: bool,
+    relinquished: bool,
     taker_over: bool,
-    /// Somebody spoke in a role's name and said what gives the service away: there may be two from here on.
+    /// Somebody spoke in a role's name and said what gives the service away: there may be two from here on, where there is
+    /// no lock.
     lied: bool,
     /// How many descriptors the predecessor keeps to send.
     kept: usize,
@@ -136,10 +159,16 @@ impl World {
             giver_told: false,
             taker_told: false,
             released: false,
-            taken_back: false,
-            settled: false,
+            owns: true,
+            settled: None,
+            let_go: false,
+            refused: 0,
+            has_lock: !bit(4),
+            lock: Holder::Giver,
+            stuck: 0,
             giver_over: false,
             serves: false,
+            relinquished: false,
             taker_over: false,
             lied: false,
             kept: 0,
@@ -153,7 +182,7 @@ impl World {
     }
 
     fn operate(&mut self, operation: u8, argument: u8) {
-        match operation % 20 {
+        match operation % 25 {
             0 | 1 => self.carry_to_taker(),
             2 | 3 => self.carry_to_giver(),
             4 => {
@@ -183,6 +212,12 @@ impl World {
             16 => self.forge_for_giver(argument),
             17 => self.forge_for_taker(argument),
             18 => self.garble(argument),
+            20 => self.stick(argument),
+            21 => self.move_lock(),
+            22 => self.flood(argument),
+            23 if argument & 1 == 0 => self.give(PredecessorCommand::LetGo),
+            23 => self.take(SuccessorCommand::Relinquish("\u{2026}".repeat(usize::from(argument)))),
+            24 => self.answer_unasked(argument),
             _ => {
                 self.giver_input(Input::Timeout);
                 self.taker_input(Input::Timeout);
@@ -224,7 +259,7 @@ impl World {
         let text = "\u{2026}".repeat(16 * usize::from(argument >> 2));
         match argument & 3 {
             0 => self.take(SuccessorCommand::Progress(text)),
-            1 => self.take(SuccessorCommand::Settle),
+            1 => self.take(SuccessorCommand::Settle(ending(argument >> 2))),
             2 => self.take(SuccessorCommand::Abort(Cause::Here(text))),
             _ => self.take(SuccessorCommand::Ready),
         }
@@ -257,6 +292,7 @@ impl World {
     fn giver_input(&mut self, input: Input<Predecessor<Fd>>) {
         if self.giver_lives {
             let over = self.giver_over;
+            self.let_go |= matches!(&input, Input::Command(PredecessorCommand::LetGo));
             if matches!(&input, Input::Frame(ClientFrame::Received(_), _)) {
                 self.acknowledged += 1;
             }
@@ -269,6 +305,7 @@ impl World {
     fn taker_input(&mut self, input: Input<Successor<Fd>>) {
         if self.taker_lives {
             let over = self.taker_over;
+            self.relinquished |= self.serves && matches!(&input, Input::Command(SuccessorCommand::Relinquish(_)));
             self.taker.handle(self.now, input);
             assert!(!(over && self.collect()), "a successor that is over goes on");
             self.collect();
@@ -296,6 +333,7 @@ impl World {
     fn end_of_giver(&mut self, argument: u8) {
         if self.giver_lives {
             self.giver_lives = false;
+            self.free(Holder::Giver);
             self.stream_ends_for_taker();
             if argument & 1 == 1 {
                 self.tell_of_deaths();
@@ -306,6 +344,7 @@ impl World {
     fn end_of_taker(&mut self, argument: u8) {
         if self.taker_lives {
             self.taker_lives = false;
+            self.free(Holder::Taker);
             self.stream_ends_for_giver();
             if argument & 1 == 1 {
                 self.tell_of_deaths();
@@ -336,6 +375,7 @@ impl World {
     fn tell_of_deaths(&mut self) {
         if self.doomed && self.taker_lives {
             self.taker_lives = false;
+            self.free(Holder::Taker);
             self.stream_ends_for_giver();
         }
         if !self.taker_lives && self.giver_sees && !self.giver_told {
@@ -369,7 +409,15 @@ impl World {
             2 => WireError::UnknownType("x".to_owned()),
             _ => WireError::Truncated,
         };
-        // What follows garbage is not read, and counts as the end.
+        if error.leaves_the_stream_whole() {
+            match argument & 1 {
+                0 if self.giver_reads => self.giver_input(Input::Garbled(error)),
+                1 if self.taker_reads => self.taker_input(Input::Garbled(error)),
+                _ => {}
+            }
+            return;
+        }
+        // What follows other garbage is not read, and counts as the end.
         if argument & 1 == 0 && std::mem::replace(&mut self.giver_reads, false) {
             self.giver_input(Input::Garbled(error));
             self.giver_input(Input::Eof);
@@ -379,13 +427,73 @@ impl World {
         }
     }
 
+    /// Of the last frames to one side not a byte has left, and its sender hears of it.
+    fn stick(&mut self, argument: u8) {
+        let reason = "too many references".to_owned();
+        let most = 1 + usize::from(argument >> 1 & 3);
+        if argument & 1 == 0 {
+            self.stuck = most.min(self.to_taker.len());
+            let first = self.to_taker.len() - self.stuck;
+            let Some(frame) = self.to_taker.get(first).map(|(frame, _)| frame.tag()) else { return };
+            self.giver_input(Input::Unsent { frame, reason });
+        } else {
+            self.stuck = most.min(self.to_giver.len());
+            let Some(frame) = self.to_giver.get(self.to_giver.len() - self.stuck).map(ClientFrame::tag) else { return };
+            self.taker_input(Input::Unsent { frame, reason });
+        }
+        self.stuck = 0;
+    }
+
+    /// A third process takes the lock where it is free, and ends where it has it.
+    fn move_lock(&mut self) {
+        match self.lock {
+            Holder::Nobody => self.lock = Holder::Another,
+            Holder::Another => self.lock = Holder::Nobody,
+            Holder::Giver | Holder::Taker => {}
+        }
+    }
+
+    fn claim(&mut self, who: Holder) -> bool {
+        if self.lock == Holder::Nobody {
+            self.lock = who;
+        }
+        self.lock == who || !self.has_lock
+    }
+
+    fn free(&mut self, who: Holder) {
+        if self.lock == who {
+            self.lock = Holder::Nobody;
+        }
+    }
+
+    /// Lines without end that mean nothing.
+    fn flood(&mut self, argument: u8) {
+        for number in 0..usize::from(argument) {
+            if !self.giver_reads {
+                return;
+            }
+            self.giver_input(match number % 3 {
+                0 => Input::Frame(Ready {}.into(), vec![]),
+                1 => Input::Garbled(WireError::UnknownType("x".repeat(200))),
+                _ => Input::Garbled(WireError::Malformed("x".repeat(2 * MAX_TEXT))),
+            });
+        }
+    }
+
+    /// Answers to questions that nobody has asked.
+    fn answer_unasked(&mut self, argument: u8) {
+        let ours = argument & 1 == 1;
+        self.giver_input(Input::Claimed(ours));
+        self.taker_input(Input::Claimed(ours));
+    }
+
     fn forge_for_giver(&mut self, argument: u8) {
         let number = u32::from(argument >> 4);
         let frame: ClientFrame = match argument % 9 {
             0 => Received { batch: number }.into(),
             1 => Ready {}.into(),
             2 => Active {}.into(),
-            3 => Settled {}.into(),
+            3 => Settled { ending: ending(argument >> 4) }.into(),
             4 => Progress { message: "p".repeat(MAX_TEXT + number as usize - 7) }.into(),
             5 => GetStatus {}.into(),
             6 => {
@@ -470,6 +578,18 @@ impl World {
                     self.doomed |= self.giver_sees && self.may_kill;
                     self.giver.handle(self.now, Input::Fenced(self.doomed));
                 }
+                Output::Claim => {
+                    assert!(!self.owns, "a predecessor that serves asks whether it may");
+                    let ours = self.claim(Holder::Giver);
+                    self.giver.handle(self.now, Input::Claimed(ours));
+                }
+                Output::Disclaim => self.free(Holder::Giver),
+                Output::Withdraw => {
+                    let rest = self.to_taker.len() - self.stuck;
+                    let withdrawn = self.to_taker.split_off(rest);
+                    self.stuck = 0;
+                    self.released &= !withdrawn.iter().any(|(frame, _)| matches!(frame, ServerFrame::Release(_)));
+                }
             }
         }
         while let Some(output) = self.taker.poll_output() {
@@ -483,6 +603,21 @@ impl World {
                 }
                 Output::Event(event) => self.taker_tells(event),
                 Output::Fence => panic!("a successor ends nobody"),
+                Output::Claim => {
+                    assert!(!self.serves, "a successor that serves asks whether it may");
+                    let ours = self.claim(Holder::Taker);
+                    self.taker.handle(self.now, Input::Claimed(ours));
+                }
+                Output::Disclaim => {
+                    assert!(self.relinquished, "a successor that serves gives up its lock");
+                    self.free(Holder::Taker);
+                }
+                Output::Withdraw => {
+                    assert!(!self.serves, "a successor that serves takes something back");
+                    let rest = self.to_giver.len() - self.stuck;
+                    self.to_giver.truncate(rest);
+                    self.stuck = 0;
+                }
             }
         }
         any
@@ -500,8 +635,15 @@ impl World {
                 assert!(self.batches - self.acknowledged.min(self.batches) <= MAX_UNACKNOWLEDGED);
             }
             ServerFrame::Release(_) => {
-                assert!(!self.released, "released twice");
+                assert!(self.owns, "released twice");
+                assert!(self.lock != Holder::Giver, "released with the lock");
                 self.released = true;
+                self.owns = false;
+            }
+            ServerFrame::Failure(_) => {
+                assert!(!self.owns, "an answer where the handoff ends");
+                self.refused += 1;
+                assert!(self.refused <= MOST_REFUSED, "answers without end");
             }
             _ => {}
         }
@@ -513,20 +655,31 @@ impl World {
             PredecessorEvent::Failed(_) => {
                 assert!(!self.released, "failed, and nobody serves");
                 self.giver_over = true;
+                self.owns = true;
             }
             PredecessorEvent::TakenBack(_) => {
                 assert!(self.released, "taken back what was never given");
-                assert!(!self.settled, "taken back from one whose own successor may serve");
+                assert!(self.settled.is_none(), "taken back from one whose own successor may serve");
                 self.giver_over = true;
-                self.taken_back = true;
+                self.owns = true;
             }
-            PredecessorEvent::Unknown(_) | PredecessorEvent::Departed => {
+            PredecessorEvent::Unknown(_) => {
+                assert!(!self.owns, "gone without a release");
+                self.giver_over = true;
+            }
+            PredecessorEvent::Departed => {
                 assert!(self.released, "gone without a release");
+                assert!(self.settled != Some(Ending::Stopped) || self.let_go, "gone with its copies");
                 self.giver_over = true;
             }
-            PredecessorEvent::Active | PredecessorEvent::Settled | PredecessorEvent::Stranded => {
+            PredecessorEvent::Settled(ending) => {
                 assert!(self.released, "a successor serves that was given nothing");
-                self.settled |= event == PredecessorEvent::Settled;
+                assert!(self.settled != Some(Ending::Stopped), "something less was said after the last word");
+                self.settled = Some(ending);
+                self.let_go = false;
+            }
+            PredecessorEvent::Active | PredecessorEvent::Stranded | PredecessorEvent::ProbationOver => {
+                assert!(self.released, "a successor serves that was given nothing");
             }
             PredecessorEvent::Progress(message) => assert!(message.len() <= MAX_TEXT),
             PredecessorEvent::Transferred | PredecessorEvent::Ready => {
@@ -580,9 +733,15 @@ impl World {
     }
 
     fn check(&self) {
-        let giver_accepts = self.giver_lives && (!self.released || self.taken_back);
-        let taker_accepts = self.taker_lives && self.serves;
-        assert!(self.lied || !(giver_accepts && taker_accepts), "two generations accept");
+        let giver_accepts = self.giver_lives && self.owns;
+        let taker_accepts = self.taker_lives && self.serves && !self.relinquished;
+        if self.has_lock {
+            // Whatever is said in whoever's name.
+            assert!(!giver_accepts || self.lock == Holder::Giver, "a predecessor accepts without the lock");
+            assert!(!taker_accepts || self.lock == Holder::Taker, "a successor accepts without the lock");
+        }
+        let may_be_two = self.lied && !self.has_lock;
+        assert!(may_be_two || !(giver_accepts && taker_accepts), "two generations accept");
         if self.giver_over {
             assert_eq!(self.giver.deadline(), None, "a predecessor that is over waits");
         }
@@ -620,6 +779,10 @@ fn check_line<T: Frame + PartialEq + std::fmt::Debug>(frame: &T) {
 
 fn duration(argument: u8) -> Duration {
     Duration::from_millis([0, 1, 250, 1_000, 5_000, 10_000, 30_000, 3_600_000][usize::from(argument & 7)])
+}
+
+fn ending(number: u8) -> Ending {
+    [Ending::HandedOver, Ending::Stopped, Ending::Unknown][usize::from(number) % 3]
 }
 
 fn info(schema: u32) -> StateInfo {

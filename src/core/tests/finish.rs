@@ -203,10 +203,15 @@ fn a_drain_that_takes_too_long_has_its_connections_ended() {
 #[test]
 fn told_again_it_waits_for_no_connection() {
     let mut walk = Walk::draining();
-    assert_eq!(walk.on(Input::EndNow), [Output::Follow]);
+    assert_eq!(walk.on(Input::EndNow), [Output::Follow, Output::AskFarewell]);
+    assert_eq!(walk.on(Input::Given(Ok(()))), [Output::Farewell]);
+    assert_eq!(walk.on(Input::Timeout), [Output::Exit], "nor for the end of probation");
     let mut walk = Walk::draining();
     walk.wait(30 * SECOND);
-    assert_eq!(walk.on(Input::EndNow), [Output::Follow]);
+    assert_eq!(walk.on(Input::EndNow), [Output::Follow, Output::AskFarewell]);
+    let mut walk = Walk::draining();
+    assert_eq!(walk.on(Input::Drained), [Output::Follow]);
+    assert_eq!(walk.on(Input::EndNow), [Output::AskFarewell], "nor for its own predecessor");
     let mut walk = Walk::released();
     assert_eq!(walk.on(Input::EndNow), [], "nobody knows yet whose the service is");
     let mut walk = Walk::stop(true);
