@@ -46,6 +46,8 @@ for number in range(offer["batches"]):
     batch, riders = receive(old, "descriptors")
     entries, files = entries + batch["entries"], files + riders
     send(old, type="received", batch=number)
+keep = [i for i, entry in enumerate(entries) if entry["name"] != "@owner"]  # who does not lock it does not offer it [M124]
+entries, files = [entries[i] for i in keep], [files[i] for i in keep]
 sockets = {(e["name"], e["kind"]): socket.socket(fileno=os.dup(f.fileno())) for e, f in zip(entries, files)}
 control, http = sockets["@control", "unix_listener"], sockets["http", "tcp_listener"]  # or this fails [M56]
 us.update(generation=offer["generation"] + 1, requests=count(*receive(old, "state")))
@@ -57,7 +59,7 @@ print("serving", json.dumps(us), flush=True)
 with contextlib.suppress(Exception):  # until P closes [M82] or is silent [M87]; it cannot stop us any more [M81]
     while True:  # `+=` would forget what is answered during the wait
         us["requests"] = count(*receive(old, "draining", "farewell", ms=offer["drain_timeout_ms"])) + us["requests"]
-with contextlib.suppress(OSError): send(old, type="settled")  # if P is still there, it must not take back now [M83]
+with contextlib.suppress(OSError): send(old, type="settled", ending="handed_over")  # if P is still there, it must not take back now [M83]
 print("heard the farewell", json.dumps(us), flush=True)
 while serving:
     serve(control, time.monotonic() + 1e9)
@@ -65,7 +67,7 @@ while serving:
     try:
         send(new, type="hello", protocol={"min": 1, "max": 1}, name="http", version="peer.py", phase="serving", **us)
         receive(new, "receive", ms=5000)
-        send(new, **{**offer, **us, **state(), "batches": 1, "pidfd": True, "files": [open(os.pidfd_open(us["pid"]))]})
+        send(new, **{**offer, **us, **state(), "batches": 1, "descriptors": len(files), "pidfd": True, "files": [open(os.pidfd_open(us["pid"]))]})
         send(new, files, type="descriptors", batch=0, entries=entries)
         receive(new, "received", ms=10000)
         send(new, **state(), type="state")

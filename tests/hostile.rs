@@ -241,7 +241,7 @@ fn frames_of_an_earlier_handoff(form: Form) {
         json!({"type": "received", "batch": 1}),
         json!({"type": "ready"}),
         json!({"type": "active"}),
-        json!({"type": "settled"}),
+        json!({"type": "settled", "ending": "handed_over"}),
     ];
     beside(form, "frames of an earlier handoff", |path| {
         // Without asking for the service.

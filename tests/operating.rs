@@ -62,7 +62,7 @@ fn take_over(successor: &mut Raw) {
     successor.say(&json!({"type": "ready"}));
     successor.expect("release");
     successor.say(&json!({"type": "active"}));
-    successor.say(&json!({"type": "settled"}));
+    successor.say(&json!({"type": "settled", "ending": "handed_over"}));
 }
 
 // M89
@@ -78,7 +78,7 @@ fn a_handoff_is_watched(form: Form) {
     successor.say(&json!({"type": "ready"}));
     successor.expect("release");
     successor.say(&json!({"type": "active"}));
-    successor.say(&json!({"type": "settled"}));
+    successor.say(&json!({"type": "settled", "ending": "handed_over"}));
     // It may settle before or after this process has drained, or too late to be heard.
     let heard = std::iter::from_fn(|| Some(watcher.line()?.0));
     let news: Vec<Value> = heard.filter(|event| event["event"] != "settled").collect();

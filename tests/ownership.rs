@@ -84,10 +84,10 @@ fn serve(form: Form, mut parent: Parent) {
     parent.tell("closed");
 }
 
-/// A runtime that shuts down drops the task that would have told the predecessor.
+/// On a runtime that ends right after it.
 #[cfg(feature = "tokio")]
 #[test]
-fn a_successor_whose_runtime_ends_has_settled() {
+fn a_successor_that_stops_and_whose_runtime_ends_has_settled() {
     let Place { directory: _directory, path } = place();
     let watchful = config(&path).timeouts(|waits| waits.probation = common::PATIENCE);
     let control = Form::Blocking.listen(watchful).unwrap();
@@ -97,7 +97,7 @@ fn a_successor_whose_runtime_ends_has_settled() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let inheritance = fd_handoff::tokio::handoff_receive(config(&path)).await.unwrap();
-                drop(inheritance.ready().await.unwrap());
+                inheritance.ready().await.unwrap().close().await;
             });
         });
         let began = Instant::now();
@@ -353,7 +353,7 @@ fn settle_after_farewell(mut parent: Parent) {
     raw.say(&json!({"type": "active"}));
     parent.tell("farewell");
     raw.expect("farewell");
-    raw.say(&json!({"type": "settled"}));
+    raw.say(&json!({"type": "settled", "ending": "handed_over"}));
     raw.expect_end();
     parent.tell("settled");
 }

@@ -158,7 +158,7 @@ fn a_frame_before_receive(form: Form) {
         json!({"type": "progress", "message": "none"}),
         json!({"type": "ready"}),
         json!({"type": "active"}),
-        json!({"type": "settled"}),
+        json!({"type": "settled", "ending": "handed_over"}),
         json!({"type": "abort", "code": "application", "reason": "none"}),
     ] {
         raw.say(&frame);
@@ -314,7 +314,7 @@ fn a_frame_out_of_order(form: Form) {
     let frames = [
         json!({"type": "ready"}),
         json!({"type": "active"}),
-        json!({"type": "settled"}),
+        json!({"type": "settled", "ending": "handed_over"}),
         json!({"type": "status"}),
         json!({"type": "progress", "message": "too soon"}),
     ];

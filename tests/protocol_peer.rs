@@ -251,7 +251,7 @@ fn who_holds_the_lock_may_start() {
 #[test]
 fn the_lock_file_stays() {
     let place = Place::new();
-    drop(handoff_listen(place.config()).unwrap());
+    handoff_listen(place.config()).unwrap().close();
     let lock = fs::symlink_metadata(place.lock_file()).unwrap();
     assert_eq!(lock.permissions().mode() & 0o777, 0o600);
     assert!(!place.path.exists(), "the socket goes");
@@ -487,15 +487,16 @@ fn a_successor_by_hand_gets_the_service() {
     let mut peer = Peer::greeted(&place);
     peer.say(&receive());
     let (offer, pidfd) = peer.expect("offer");
-    assert_eq!((&offer["protocol"], &offer["generation"], &offer["descriptors"]), (&json!(1), &json!(1), &json!(2)));
+    assert_eq!((&offer["protocol"], &offer["generation"], &offer["descriptors"]), (&json!(1), &json!(1), &json!(3)));
     assert_eq!(offer["pidfd"].as_bool(), Some(pidfd.len() == 1));
     let (batch, fds) = peer.expect("descriptors");
     let (path, addr) = (place.path.to_str(), addr.to_string());
     let facts = |place: usize| (&batch["entries"][place]["name"], &batch["entries"][place]["kind"]);
     assert_eq!(facts(0), (&json!("@control"), &json!("unix_listener")));
-    assert_eq!(facts(1), (&json!("http"), &json!("tcp_listener")));
+    assert_eq!(facts(1), (&json!("@owner"), &json!("file")));
+    assert_eq!(facts(2), (&json!("http"), &json!("tcp_listener")));
     assert_eq!(batch["entries"][0]["addr"].as_str(), path);
-    assert_eq!(batch["entries"][1]["addr"].as_str(), Some(&addr[..]));
+    assert_eq!(batch["entries"][2]["addr"].as_str(), Some(&addr[..]));
     peer.say(&json!({"type": "received", "batch": 0}));
     let (state, memfd) = peer.expect("state");
     assert_eq!(state["state"], offer["state"]);
@@ -638,7 +639,7 @@ fn the_longest_address_that_the_kernel_has_is_within_its_limit() {
     });
     let mut inheritance = handoff_receive(place.config()).unwrap();
     assert!(inheritance.take::<UnixListener>("long").unwrap().is_some());
-    inheritance.ready().unwrap();
+    inheritance.ready().unwrap().close();
     giving.join().unwrap();
 }
 
@@ -739,7 +740,8 @@ fn a_generation_says_settled_before_it_hands_over() {
         let mut third = Peer::greeted(&place);
         third.say(&receive());
         // Nobody has accepted the third generation yet.
-        service.peer().expect("settled");
+        let (settled, _) = service.peer().expect("settled");
+        assert_eq!(settled["ending"], "handed_over");
         drop(control);
         assert!(service.peer().next().is_none(), "once is enough");
     }
@@ -749,8 +751,12 @@ fn a_generation_says_settled_before_it_hands_over() {
 fn a_generation_that_stops_in_good_order_says_settled() {
     let place = Place::new();
     let (mut service, control) = second_generation(&place);
-    drop(control);
-    service.peer().expect("settled");
+    let stopping = std::thread::spawn(move || control.close());
+    let (settled, _) = service.peer().expect("settled");
+    assert_eq!(settled["ending"], "stopped");
+    // It waits until this side has let go, and says so by closing.
+    drop(service);
+    stopping.join().unwrap();
 }
 
 // M84, M85
@@ -800,6 +806,7 @@ fn timeouts_without_end_do_not_overflow() {
             timeouts.ready = Duration::MAX;
             timeouts.release = Duration::MAX;
             timeouts.active = Duration::MAX;
+            timeouts.hook = Duration::MAX;
             timeouts.drain = Duration::MAX;
             timeouts.probation = Duration::MAX;
         })
@@ -810,6 +817,7 @@ fn timeouts_without_end_do_not_overflow() {
         let control = handoff_receive(config).unwrap().ready().unwrap();
         assert!(control.farewell().unwrap().is_none());
         // It stops in good order, which ends the probation.
+        control.close();
     });
     let released = control.accept().unwrap().offer(Offer::new()).unwrap().release(None).unwrap();
     released.farewell(None).unwrap();

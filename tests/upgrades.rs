@@ -27,7 +27,7 @@ pairings! {
 forms! {
     a_stop_by_each_trigger
     one_upgrade_at_a_time
-    a_stop_during_a_handoff_that_succeeds
+    a_stop_while_the_own_new_process_initialises
     a_stop_during_a_handoff_that_fails
     a_stop_ends_the_new_process_that_has_not_asked_yet
     a_binary_that_exits_at_once
@@ -38,7 +38,7 @@ forms! {
     a_binary_that_does_not_exist
     a_binary_that_speaks_another_version
     a_command_that_panics
-    a_new_process_that_was_turned_away_and_stays_is_ended_by_the_next_upgrade
+    a_new_process_that_was_turned_away_and_stays_is_ended
     a_drain_waits_for_connections_and_says_how_many
     a_drain_ends_at_its_deadline
     a_binary_that_was_replaced_is_the_new_one
@@ -142,16 +142,19 @@ fn spawned(steps: &mut impl Iterator<Item = fd_handoff::Result<Step>>) -> u32 {
     }
 }
 
-fn a_stop_during_a_handoff_that_succeeds(form: Form) {
+/// The new process is this one's own, and ends with the upgrade.
+fn a_stop_while_the_own_new_process_initialises(form: Form) {
     let mut world = World::start(form);
     world.next(&format!("waits to {}", role_of(form)));
     let steps = world.client().upgrade(None).unwrap();
     wait_for("it initialises", || world.status().phase == Phase::Initialising);
+    let pid = world.status().successor.unwrap().pid;
     world.client().stop().unwrap();
-    world.set("go", "");
-    assert_completed(&outcome(steps));
-    world.hears(&["serving 2", "exits 1"]);
-    world.serves(2);
+    let attempt = outcome(steps);
+    assert_eq!((attempt.outcome, attempt.reason.as_deref()), (Outcome::Failed, Some("the service was told to stop")));
+    world.hears(&["exits 1"]);
+    wait_for("it is gone", || !is_alive(pid));
+    assert!(!world.place.path.exists());
 }
 
 fn a_stop_during_a_handoff_that_fails(form: Form) {
@@ -159,9 +162,7 @@ fn a_stop_during_a_handoff_that_fails(form: Form) {
     world.next("hangs after receive");
     let steps = world.client().upgrade(None).unwrap();
     wait_for("it initialises", || world.status().phase == Phase::Initialising);
-    let pid = world.status().successor.unwrap().pid;
     world.client().stop().unwrap();
-    kill(pid, Signal::SIGKILL);
     assert_eq!(outcome(steps).outcome, Outcome::Failed);
     world.hears(&["exits 1"]);
     assert!(!world.place.path.exists());
@@ -238,12 +239,12 @@ fn a_command_that_panics(form: Form) {
     broken(form, "panics before it is started", None, "no command today");
 }
 
-fn a_new_process_that_was_turned_away_and_stays_is_ended_by_the_next_upgrade(form: Form) {
+fn a_new_process_that_was_turned_away_and_stays_is_ended(form: Form) {
     let mut world = World::start(form);
     let descriptors = open_files(world.child.pid());
     world.next("speaks another version and stays");
     let attempt = world.upgrade(Some(common::PATIENCE * 10));
-    assert!(is_alive(attempt.successor_pid));
+    wait_for("it is gone", || !is_alive(attempt.successor_pid));
     world.next("exits at once");
     assert_eq!(world.upgrade(None).outcome, Outcome::Failed);
     world.is_clean(descriptors);

@@ -19,6 +19,8 @@ pub struct Finish {
     drained: bool,
     /// There is nobody to say farewell to.
     alone: bool,
+    /// Nothing is waited for any more.
+    hurried: bool,
     deadline: Option<Instant>,
     outputs: VecDeque<FinishOutput>,
 }
@@ -33,6 +35,8 @@ enum Stage {
     Superseded,
     /// The application gives the final state.
     Final,
+    /// The handoff is being given up; its end is all that counts.
+    GivenUp,
     /// The successor has to say that it serves.
     Released,
     /// The connections end.
@@ -152,6 +156,7 @@ impl Finish {
             proceeding: false,
             drained: false,
             alone,
+            hurried: false,
             deadline: None,
             outputs: VecDeque::from([first]),
         }
@@ -165,6 +170,12 @@ impl Finish {
     /// Whether connections are ending.
     pub fn is_draining(&self) -> bool {
         matches!(self.stage, Stage::Draining | Stage::Ending)
+    }
+
+    /// Whether to be told once more to stop would change anything.
+    pub fn can_hurry(&self) -> bool {
+        let ends = matches!(self.stage, Stage::Following | Stage::Farewell | Stage::Parting | Stage::Settling);
+        !self.hurried && (ends || self.is_draining())
     }
 
     /// Whether the predecessor's last words are waited for.
@@ -201,10 +212,7 @@ impl Finish {
                 self.drained = true;
                 self.after_drain(now);
             }
-            FinishInput::EndNow if self.is_draining() => {
-                self.drained = true;
-                self.after_drain(now);
-            }
+            FinishInput::EndNow if !self.hurried => self.hurry(now),
             FinishInput::Followed if self.stage == Stage::Following => self.ask_farewell(now),
             FinishInput::Departed => self.departed(),
             FinishInput::LetGo if self.stage == Stage::Settling => self.end(FinishOutput::Exit),
@@ -220,7 +228,7 @@ impl Finish {
                 self.enter(Stage::Released, None);
                 self.say(FinishOutput::Release);
             }
-            (Stage::Snapshot | Stage::Final, Err(reason)) => self.say(FinishOutput::GiveUp(reason)),
+            (Stage::Snapshot | Stage::Final, Err(reason)) => self.give_up(reason),
             // Without it the update is lost, and the successor goes on all the same.
             (Stage::Farewell, _) => self.part(now),
             _ => {}
@@ -249,10 +257,35 @@ impl Finish {
         self.say(FinishOutput::AskFinal);
     }
 
+    fn give_up(&mut self, reason: String) {
+        self.enter(Stage::GivenUp, None);
+        self.say(FinishOutput::GiveUp(reason));
+    }
+
     fn drain(&mut self, now: Instant) {
         self.enter(Stage::Draining, Some(now + self.waits.drain));
         self.say(FinishOutput::Drain);
         self.after_drain(now);
+    }
+
+    /// What is still to be said is said, and nothing is waited for: neither for connections, nor for a predecessor, nor for
+    /// the end of probation. Before the service is given up, this changes nothing.
+    fn hurry(&mut self, now: Instant) {
+        match self.stage {
+            Stage::Draining | Stage::Ending => {
+                (self.hurried, self.drained) = (true, true);
+                self.after_drain(now);
+            }
+            Stage::Following => {
+                self.hurried = true;
+                self.ask_farewell(now);
+            }
+            Stage::Farewell | Stage::Parting | Stage::Settling => {
+                self.hurried = true;
+                self.deadline = Some(now);
+            }
+            _ => {}
+        }
     }
 
     fn after_drain(&mut self, now: Instant) {
@@ -264,6 +297,9 @@ impl Finish {
         }
         self.enter(Stage::Following, None);
         self.say(FinishOutput::Follow);
+        if self.hurried {
+            self.ask_farewell(now);
+        }
     }
 
     fn ask_farewell(&mut self, now: Instant) {
@@ -278,7 +314,7 @@ impl Finish {
         if self.alone {
             return self.settle(now);
         }
-        self.enter(Stage::Parting, None);
+        self.enter(Stage::Parting, self.hurried.then_some(now));
         self.say(FinishOutput::Farewell);
     }
 
@@ -303,10 +339,10 @@ impl Finish {
         self.deadline = None;
         let hook = self.waits.hook;
         match self.stage {
-            Stage::Superseded => self.say(FinishOutput::GiveUp(format!(
+            Stage::Superseded => self.give_up(format!(
                 "the application was told to stop accepting, and did not call finish within {hook:?}"
-            ))),
-            Stage::Final => self.say(FinishOutput::GiveUp(format!("on_release did not return within {hook:?}"))),
+            )),
+            Stage::Final => self.give_up(format!("on_release did not return within {hook:?}")),
             Stage::Draining => {
                 self.enter(Stage::Ending, Some(now + self.waits.ending));
                 self.say(FinishOutput::EndConnections);
@@ -316,8 +352,8 @@ impl Finish {
                 self.after_drain(now);
             }
             Stage::Farewell => self.part(now),
-            Stage::Settling => self.end(FinishOutput::Exit),
-            Stage::Snapshot | Stage::Offered | Stage::Released | Stage::Following | Stage::Parting | Stage::Over => {}
+            Stage::Parting | Stage::Settling => self.end(FinishOutput::Exit),
+            Stage::Snapshot | Stage::Offered | Stage::GivenUp | Stage::Released | Stage::Following | Stage::Over => {}
         }
     }
 

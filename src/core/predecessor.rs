@@ -162,6 +162,8 @@ impl<F> Predecessor<F> {
             (PredecessorCommand::Draining(connections), Step::Draining { .. }) => {
                 self.send(Draining { connections }, vec![]);
             }
+            // It hears nothing more, and waits until this side has let go.
+            (PredecessorCommand::Farewell(_), Step::Draining { settled: Some(Ending::Stopped), .. }) => {}
             (PredecessorCommand::Farewell(states), Step::Draining { probation_ends, settled }) => {
                 if !self.closed {
                     self.farewell(states);
@@ -293,7 +295,9 @@ impl<F> Predecessor<F> {
                 self.deadline = Some(probation_ends);
                 self.event(PredecessorEvent::Active);
             }
-            // One that hands over and is told to stop says it twice, and what comes last counts.
+            // One that hands over and is told to stop says it twice, and what says more counts.
+            (ClientFrame::Settled(Settled { ending }), Step::Draining { settled: Some(before), .. })
+                if ending != Ending::Stopped || before == Ending::Stopped => {}
             (ClientFrame::Settled(Settled { ending }), Step::Draining { probation_ends, .. }) => {
                 self.settled(probation_ends, ending);
             }

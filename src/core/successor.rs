@@ -173,7 +173,9 @@ impl<F> Successor<F> {
                 self.step = Step::Readied;
                 self.wait_for_release(now);
             }
-            (SuccessorCommand::Settle(ending), Step::Serving | Step::Watched) if self.settled != Some(ending) => {
+            (SuccessorCommand::Settle(ending), Step::Serving | Step::Watched)
+                if self.settled.is_none() || (ending == Ending::Stopped && self.settled != Some(ending)) =>
+            {
                 self.settled = Some(ending);
                 self.send(Settled { ending });
             }
@@ -184,6 +186,8 @@ impl<F> Successor<F> {
                 self.step = Step::Alone;
                 self.deadline = None;
             }
+            // Nobody is there to hear it, and others may wait for the lock.
+            (SuccessorCommand::Relinquish(_), Step::Alone) => self.outputs.push_back(Output::Disclaim),
             (SuccessorCommand::Abort(cause), _) => self.fail(cause),
             _ => {}
         }

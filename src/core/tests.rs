@@ -1,8 +1,12 @@
-//! Both state machines, under virtual time and with plain numbers as descriptors.
+//! The state machines, under virtual time and with plain numbers as descriptors.
 
 mod after_release;
+mod arbiter;
+mod endings;
 mod farewells;
+mod finish;
 mod inspecting;
 mod ownership;
 mod pair;
 mod transfer;
+mod unsent;

@@ -637,13 +637,14 @@ impl Generation {
     }
 
     /// When this process lets its copies go at the latest, if it is about to.
-    pub(crate) fn lets_go_at(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn lets_go_at(&self) -> Option<Instant> {
+        if let LettingGo::By(at) = self.board().letting_go { Some(at) } else { None }
+    }
+
+    /// Whether it is to do so now.
+    pub(crate) fn is_to_let_go(&self, now: Instant) -> bool {
         let board = self.board();
-        match board.letting_go {
-            LettingGo::By(_) if !board.watched => Some(now),
-            LettingGo::By(at) => Some(at),
-            LettingGo::Not | LettingGo::Done => None,
-        }
+        matches!(board.letting_go, LettingGo::By(at) if !board.watched || at <= now)
     }
 
     /// Lets the copies of everything go: they are closed, whoever else in this process still holds them.

@@ -32,12 +32,17 @@ use crate::sys::{file, limits, process, socket};
 /// How many times to look for the service again when the one that was found is lost on the way.
 const ATTEMPTS: u32 = 3;
 
+/// How soon to look again for a service whose process is about to end.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Looks for the running service, and finds it or the right to be the first.
 #[derive(Debug)]
 pub(crate) struct Search {
     config: Config,
     began: Instant,
     attempts: u32,
+    /// The process that had the service when it was last found.
+    found: Option<OwnedFd>,
 }
 
 /// What a look found.
@@ -53,7 +58,7 @@ pub(crate) enum Found {
 
 impl Search {
     pub(crate) fn new(config: Config) -> Search {
-        Search { config, began: Instant::now(), attempts: 0 }
+        Search { config, began: Instant::now(), attempts: 0, found: None }
     }
 
     // M1, M3
@@ -61,7 +66,13 @@ impl Search {
         let place = Place::open(&self.config.path)?;
         if let Some(stream) = place.connect()? {
             self.attempts += 1;
+            self.found = other_process(&stream);
             return Ok(Found::Service(Box::new(Transfer::begin(self.config.clone(), place, stream.into())?)));
+        }
+        // Nobody answers for it any more, and it still has every address: it is about to end.
+        let lingers = self.found.as_ref().is_some_and(|pidfd| !process::is_dead(pidfd.as_fd()));
+        if lingers && self.began.elapsed() < self.config.timeouts.lock {
+            return Ok(Found::Starting(Instant::now() + LOOK_AGAIN));
         }
         if !self.config.cold_start {
             return Err(place.problem(PathProblem::NobodyThere));
@@ -85,6 +96,13 @@ impl Search {
     pub(crate) fn may_look_again(&self, error: &Error) -> bool {
         matches!(error, Error::PredecessorLost(_)) && self.config.cold_start && self.attempts < ATTEMPTS
     }
+}
+
+/// The process at the other end, if it is another one.
+fn other_process(stream: &std::os::unix::net::UnixStream) -> Option<OwnedFd> {
+    let peer = socket::peer_credentials(stream).ok()?;
+    let is_other = u32::try_from(peer.pid()).ok() != Some(std::process::id());
+    is_other.then(|| socket::peer_pidfd(stream).ok()).flatten()
 }
 
 /// A transfer under way: everything is still on its way here.

@@ -190,10 +190,10 @@ impl Control {
         drive!(self, it => it.farewell())
     }
 
-    /// Closes it, and returns when the predecessor has been told.
+    /// Stops in good order, and returns when the predecessor has been told.
     pub(crate) fn close(self) {
         match self {
-            Control::Blocking(control) => drop(control),
+            Control::Blocking(control) => control.close(),
             #[cfg(feature = "tokio")]
             Control::Tokio(control, runtime) => runtime.block_on(control.close()),
         }

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use fd_handoff::core::wire::{ClientFrame, Entry, ErrorCode, Kind, Name, Offer, PROTOCOL, Ready, Received, StateInfo};
+use fd_handoff::core::wire::{
+    ClientFrame, Ending, Entry, ErrorCode, Kind, Name, Offer, PROTOCOL, Ready, Received, StateInfo,
+};
 use fd_handoff::core::{
     Answer, Desk, Gift, Input, Inspector, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role,
 };
 
 use crate::mistake::Mistake;
 use crate::setting::Setting;
-use crate::world::{BASE, Fd, Giver, Giving, LISTENERS, Life, PIDFD, Side, WAITS, World, now, promise};
+use crate::world::{BASE, Fd, Giver, Giving, LISTENERS, Life, PIDFD, Side, Stop, WAITS, World, now, promise};
 
 impl World {
     /// A predecessor's machine that has released.
@@ -44,6 +46,9 @@ impl World {
                     Output::Send(..) => {}
                     Output::Event(event) => self.giver_event(setting, k, &event),
                     Output::Fence => input = Some(self.fence(setting, k)),
+                    Output::Claim => input = Some(Input::Claimed(self.claim_back(setting, k))),
+                    Output::Disclaim => self.give_the_lock_up(setting, k),
+                    Output::Withdraw => self.calls[k].withdraw(),
                 }
             }
         }
@@ -60,45 +65,67 @@ impl World {
         }
     }
 
+    fn claim_back(&mut self, setting: &Setting, k: usize) -> bool {
+        let Some(giver) = self.calls[k].giver else { return false };
+        if setting.makes(Mistake::TakesBackUnclaimed) {
+            return true;
+        }
+        let ours = self.claim(setting, giver);
+        self.processes[giver].outrun |= !ours;
+        ours
+    }
+
+    fn give_the_lock_up(&mut self, setting: &Setting, k: usize) {
+        if let Some(giver) = self.calls[k].giver.filter(|_| !setting.makes(Mistake::KeepsTheLock)) {
+            self.disclaim(giver);
+        }
+    }
+
     fn giver_event(&mut self, setting: &Setting, k: usize, event: &PredecessorEvent) {
         let Some(giver) = self.calls[k].giver else { return };
         match event {
             PredecessorEvent::Ready => self.calls[k].giving = Giving::Ready,
             PredecessorEvent::Active => {
                 self.processes[giver].accepting = false;
+                self.processes[giver].handed_over = true;
+                self.processes[giver].holds &= !setting.makes(Mistake::LetsGoEarly);
                 self.calls[k].giving = Giving::Draining;
             }
+            PredecessorEvent::ProbationOver => self.settle(setting, giver, Ending::HandedOver),
+            PredecessorEvent::Settled(ending) => self.wind_up(setting, giver, *ending),
             PredecessorEvent::Failed(_) => self.resume(setting, k, giver),
             PredecessorEvent::TakenBack(_) => {
                 let taker = &self.processes[self.calls[k].taker];
-                if taker.settled || taker.stopped {
+                if taker.settled.is_some() || taker.stopped {
                     self.broke(promise::SETTLED);
                 }
                 self.resume(setting, k, giver);
             }
             PredecessorEvent::Unknown(_) => {
-                if setting.pidfds {
+                if setting.pidfds && !self.processes[giver].outrun {
                     self.broke(promise::SERVED);
                 }
                 self.die(giver);
             }
             PredecessorEvent::Departed => {
                 let taker = &self.processes[self.calls[k].taker];
-                if setting.pidfds && taker.life == Life::Dead && !taker.settled {
+                let watched = taker.settled.is_none() && !self.processes[giver].outrun;
+                if setting.pidfds && taker.life == Life::Dead && watched {
                     self.broke(promise::SERVED);
                 }
                 self.leave(setting, giver);
             }
-            PredecessorEvent::Transferred
-            | PredecessorEvent::Progress(_)
-            | PredecessorEvent::Stranded
-            | PredecessorEvent::Settled => {}
+            PredecessorEvent::Transferred | PredecessorEvent::Progress(_) | PredecessorEvent::Stranded => {}
         }
     }
 
     /// The service is this process's, still or again.
     fn resume(&mut self, setting: &Setting, k: usize, giver: usize) {
-        self.processes[giver].accepting |= !setting.makes(Mistake::StaysOutAfterFailure);
+        if !self.processes[giver].holds {
+            self.broke(promise::LET_GO);
+        }
+        let unsent = self.calls[k].giving == Giving::Released && setting.makes(Mistake::GivesUpUnsent);
+        self.processes[giver].accepting |= !setting.makes(Mistake::StaysOutAfterFailure) && !unsent;
         self.calls[k].close(Side::Giver);
     }
 
@@ -118,9 +145,15 @@ impl World {
                 if busy_with.is_some() {
                     self.broke(promise::BUSY);
                 }
-                // Whoever hands over is not to be succeeded by its predecessor as well: two would take over.
-                if !setting.makes(Mistake::HandsOverUnsettled) {
-                    self.settle(setting, giver);
+                // Whoever hands over is not to be succeeded by its predecessor as well. Where there is a lock, that one
+                // finds it taken; where there is none, two would take over.
+                let settles = if setting.arbiter {
+                    setting.makes(Mistake::SettlesEarly)
+                } else {
+                    !setting.makes(Mistake::HandsOverUnsettled)
+                };
+                if settles {
+                    self.settle(setting, giver, Ending::HandedOver);
                 }
                 let call = &mut self.calls[k];
                 call.giving = Giving::Requested;
@@ -154,10 +187,59 @@ impl World {
 
     pub(crate) fn release(&mut self, setting: &Setting, k: usize, giver: usize) {
         let knows = self.processes[giver].knows;
-        self.committed = knows;
+        (self.committed, self.releaser) = (knows, giver);
         self.calls[k].giving = Giving::Released;
         let state = Some(packet(knows));
         self.command_giver(setting, k, PredecessorCommand::Release { state, monotonic_us: 0, timens: None });
+    }
+
+    /// The release stays in the queue, and the predecessor does not know yet.
+    pub(crate) fn jam(&mut self, setting: &Setting, k: usize, giver: usize) {
+        let queued = self.calls[k].to_taker.len();
+        self.release(setting, k, giver);
+        self.calls[k].jammed = self.calls[k].to_taker.len() > queued;
+    }
+
+    pub(crate) fn unsent(&mut self, setting: &Setting, k: usize) {
+        let reason = "too many references".to_owned();
+        self.tell_giver(setting, k, Input::Unsent { frame: "release", reason });
+    }
+
+    /// Nobody takes back here from now on.
+    fn wind_up(&mut self, setting: &Setting, giver: usize, ending: Ending) {
+        self.settle(setting, giver, ending);
+        match ending {
+            Ending::Stopped => self.processes[giver].letting_go = true,
+            _ => self.processes[giver].holds = false,
+        }
+    }
+
+    /// Closes the copies that a process has, since the service has stopped.
+    pub(crate) fn let_copies_go(&mut self, setting: &Setting, who: usize) {
+        self.overtime |= self.has_silent_heirs(who);
+        self.processes[who].letting_go = false;
+        self.processes[who].holds = false;
+        for k in 0..self.calls.len() {
+            if self.calls[k].gives(who) {
+                self.command_giver(setting, k, PredecessorCommand::LetGo);
+            }
+        }
+        if self.processes[who].stop == Stop::Settling {
+            self.end_the_service(who);
+        }
+    }
+
+    /// The last one goes. Whoever starts now finds every address free, unless one of those that watched over it was killed
+    /// on the way, or is silent: nobody passes the word on then.
+    fn end_the_service(&mut self, who: usize) {
+        let heirs = self.processes[who].heirs;
+        let heirs =
+            || (0..self.processes.len()).filter(|heir| heirs >> heir & 1 == 1).map(|heir| &self.processes[heir]);
+        let in_order = !self.overtime && !self.processes[who].estranged && !heirs().any(|heir| heir.crashed);
+        if in_order && heirs().any(|heir| heir.life == Life::Runs && heir.holds) {
+            self.broke(promise::STOPPED);
+        }
+        self.die(who);
     }
 
     pub(crate) fn count(&mut self, setting: &Setting, k: usize) {

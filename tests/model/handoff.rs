@@ -8,7 +8,7 @@ use stateright::{Model, Property};
 
 use crate::mistake::Mistake;
 use crate::setting::Setting;
-use crate::world::{Giving, Life, News, Side, Taking, World, promise};
+use crate::world::{Giving, Life, News, Side, Stop, Taking, World, promise};
 
 /// Every handoff that a setting allows.
 #[derive(Debug, Clone)]
@@ -35,9 +35,16 @@ pub(crate) enum Step {
     Hear(usize, Side),
     Timeout(usize, Side),
     Killed(usize),
+    Unsent(usize),
+    Sent(usize),
+    Settle(usize),
+    LetGo(usize),
+    Exit(usize),
     // What need not happen.
     Crash(usize),
     Stop(usize),
+    Fail(usize),
+    Jam(usize),
     GiveUp(usize),
     HangUp(usize, Side),
     Silence(usize),
@@ -75,6 +82,12 @@ impl Model for Handoff {
             Property::always(promise::BUSY, |_, world| kept(world, promise::BUSY)),
             Property::always(promise::ORPHAN, |_, world| kept(world, promise::ORPHAN)),
             Property::always(promise::SETTLED, |_, world| kept(world, promise::SETTLED)),
+            Property::always(promise::LOCK, |model: &Handoff, world| {
+                !model.setting.arbiter || owners_hold_the_lock(world)
+            }),
+            Property::always(promise::OUTRUN, |_, world| kept(world, promise::OUTRUN)),
+            Property::always(promise::STOPPED, |_, world| kept(world, promise::STOPPED)),
+            Property::always(promise::LET_GO, |_, world| kept(world, promise::LET_GO)),
             Property::always(promise::FAREWELL, |_, world| kept(world, promise::FAREWELL)),
         ];
         properties.retain(|property| self.only.is_none_or(|only| only == property.name));
@@ -89,7 +102,8 @@ impl Handoff {
             if process.doomed {
                 steps.push(Step::Killed(who));
             }
-            if process.life == Life::Runs && process.attempts > 0 && world.is_idle(who) {
+            self.ends(world, who, steps);
+            if process.life == Life::Runs && process.attempts > 0 && world.is_idle(who) && self.is_next(world, who) {
                 steps.push(Step::Connect(who));
             }
         }
@@ -98,6 +112,32 @@ impl Handoff {
             self.application(world, k, steps);
             self.link(world, k, Side::Taker, steps);
             self.link(world, k, Side::Giver, steps);
+        }
+    }
+
+    /// Whether this successor is not the same as one that has not looked for the service yet: of two that are alike, the
+    /// first is the first.
+    fn is_next(&self, world: &World, who: usize) -> bool {
+        let at_first = |who: usize| self.setting.attempts.get(who - 1);
+        who < 2 || at_first(who) != at_first(who - 1) || Some(&world.processes[who - 1].attempts) < at_first(who - 1)
+    }
+
+    /// How a process goes on that is on its way out.
+    fn ends(&self, world: &World, who: usize, steps: &mut Vec<Step>) {
+        let process = &world.processes[who];
+        if process.life != Life::Runs {
+            return;
+        }
+        if process.leaving {
+            return steps.push(Step::Exit(who));
+        }
+        if process.stop == Stop::Draining {
+            steps.push(Step::Settle(who));
+        }
+        // Nobody waits for longer than a moment, and whoever runs lets go within that.
+        let hurries = process.stop == Stop::Settling && self.setting.makes(Mistake::StopsUnwaited);
+        if process.letting_go && (world.is_unwatched(who) || world.has_silent_heirs(who) || hurries) {
+            steps.push(Step::LetGo(who));
         }
     }
 
@@ -140,6 +180,9 @@ impl Handoff {
         if call.giving == Giving::Draining {
             steps.push(Step::Count(k));
         }
+        if call.jammed {
+            steps.extend([Step::Unsent(k), Step::Sent(k)]);
+        }
     }
 
     /// What the link at this end finds, or whether its deadline may pass.
@@ -164,7 +207,7 @@ impl Handoff {
 
     /// What may go wrong, or is decided outside.
     fn mishaps(&self, world: &World, steps: &mut Vec<Step>) {
-        let Setting { crashes, silences, stops, hang_ups, .. } = self.setting;
+        let Setting { crashes, silences, stops, hang_ups, failures, jams, .. } = self.setting;
         let silent = (0..world.processes.len()).filter(|&who| world.processes[who].life == Life::Silent);
         steps.extend(silent.map(Step::Continue));
         if world.faults == 0 {
@@ -172,14 +215,15 @@ impl Handoff {
         }
         for (who, process) in world.processes.iter().enumerate() {
             let matters = process.holds || !world.is_idle(who);
-            let runs = process.life == Life::Runs;
+            let runs = world.runs(who);
             if crashes && matters && process.life != Life::Dead {
                 steps.push(Step::Crash(who));
             }
             if silences && matters && runs {
                 steps.push(Step::Silence(who));
             }
-            if stops && runs && (process.accepting || world.has_stopped_accepting(who)) {
+            let owns = process.accepting || world.has_stopped_accepting(who);
+            if stops && runs && owns && process.stop == Stop::No {
                 steps.push(Step::Stop(who));
             }
         }
@@ -188,6 +232,12 @@ impl Handoff {
             let takes = call.successor.is_some() && world.runs(call.taker);
             if stops && takes && !call.serves() {
                 steps.push(Step::GiveUp(k));
+            }
+            if failures && takes && call.serves() && world.processes[call.taker].accepting {
+                steps.push(Step::Fail(k));
+            }
+            if jams && call.giving == Giving::Stopped && call.giver.is_some_and(|giver| world.runs(giver)) {
+                steps.push(Step::Jam(k));
             }
             if hang_ups && takes && call.serves() {
                 steps.push(Step::HangUp(k, Side::Taker));
@@ -212,16 +262,24 @@ impl Handoff {
             Step::Timeout(k, Side::Giver) => world.tell_giver(setting, k, Input::Timeout),
             Step::Progress(k) => world.progress(setting, k),
             Step::Ready(k) => world.ready(setting, k),
-            Step::Killed(who) | Step::Crash(who) => world.die(who),
+            Step::Killed(who) | Step::Crash(who) | Step::Exit(who) => world.crash(setting, who),
+            Step::Settle(who) => world.stopped(setting, who),
+            Step::LetGo(who) => world.let_copies_go(setting, who),
+            Step::Fail(k) => world.fail(setting, k),
+            Step::Unsent(k) => world.unsent(setting, k),
+            Step::Sent(k) => world.calls[k].jammed = false,
             Step::Stop(who) => world.stop(setting, who),
             Step::GiveUp(k) => world.abort_taking(setting, k),
             Step::HangUp(k, side) => world.hang_up(k, side),
             Step::Silence(who) => world.processes[who].life = Life::Silent,
             Step::Continue(who) => world.processes[who].life = Life::Runs,
             Step::Count(k) => world.count(setting, k),
-            Step::Answer(k) | Step::Offer(k) | Step::StopAccepting(k) | Step::Release(k) | Step::Farewell(k) => {
-                self.give(world, step, k);
-            }
+            Step::Answer(k)
+            | Step::Offer(k)
+            | Step::StopAccepting(k)
+            | Step::Release(k)
+            | Step::Jam(k)
+            | Step::Farewell(k) => self.give(world, step, k),
         }
     }
 
@@ -234,6 +292,7 @@ impl Handoff {
             Step::Offer(_) => world.offer(setting, k, giver),
             Step::StopAccepting(_) => world.stop_accepting(setting, k, giver),
             Step::Release(_) => world.release(setting, k, giver),
+            Step::Jam(_) => world.jam(setting, k, giver),
             Step::Farewell(_) => world.farewell(setting, k, giver),
             _ => {}
         }
@@ -320,8 +379,8 @@ impl Handoff {
 impl Step {
     /// Whether it may as well not happen.
     fn is_mishap(self) -> bool {
-        use Step::{Continue, Crash, GiveUp, HangUp, Silence, Stop};
-        matches!(self, Crash(_) | Stop(_) | GiveUp(_) | HangUp(..) | Silence(_) | Continue(_))
+        use Step::{Continue, Crash, Fail, GiveUp, HangUp, Jam, Silence, Stop};
+        matches!(self, Crash(_) | Stop(_) | Fail(_) | Jam(_) | GiveUp(_) | HangUp(..) | Silence(_) | Continue(_))
     }
 }
 
@@ -334,9 +393,16 @@ fn serving(world: &World) -> usize {
     world.processes.iter().filter(|process| process.accepting).count()
 }
 
+/// Whoever serves by a release knows what came with it, and so does everybody else, unless whoever released was killed: a
+/// predecessor of that one's may have been faster than the one that it released to.
 fn knows_what_was_released(world: &World) -> bool {
     let mut owners = world.processes.iter().filter(|process| process.accepting);
-    owners.all(|process| process.knows & world.committed == world.committed)
+    let lost = world.processes[world.releaser].crashed;
+    owners.all(|process| process.knows & world.committed == world.committed || lost && !process.released_to)
+}
+
+fn owners_hold_the_lock(world: &World) -> bool {
+    (0..world.processes.len()).all(|who| !world.processes[who].accepting || world.lock == Some(who))
 }
 
 /// Who owns the service and has not stopped accepting in order to release it, accepts.
@@ -345,6 +411,8 @@ fn owners_accept(world: &World) -> bool {
         let process = &world.processes[who];
         process.accepting
             || !process.holds
+            || process.stop != Stop::No
+            || process.leaving
             || world.is_taking(who)
             || world.has_stopped_accepting(who)
             || world.has_released(who)
@@ -369,8 +437,15 @@ pub(crate) fn describe(world: &World, step: Step) -> String {
         Step::Timeout(k, Side::Taker) => format!("{}'s deadline passes", taker(world, k)),
         Step::Timeout(k, Side::Giver) => format!("{}'s deadline passes", giver(world, k)),
         Step::Killed(who) => format!("the kernel ends {}", name(who)),
-        Step::Crash(who) => format!("{} is killed from outside", name(who)),
-        Step::Stop(who) => format!("{} stops in good order", name(who)),
+        Step::Unsent(k) => format!("{} hears that its release has not left", giver(world, k)),
+        Step::Sent(k) => format!("the release of {} leaves after all", giver(world, k)),
+        Step::Settle(who) => format!("{} has drained and says that it stops", name(who)),
+        Step::LetGo(who) => format!("{} closes its copies", name(who)),
+        Step::Exit(who) => format!("{} ends", name(who)),
+        Step::Crash(who) => format!("{} crashes", name(who)),
+        Step::Stop(who) => format!("{} is told to stop", name(who)),
+        Step::Fail(k) => format!("{} finds that it cannot serve", taker(world, k)),
+        Step::Jam(k) => format!("{} releases, and the kernel does not take it", giver(world, k)),
         Step::GiveUp(k) => format!("{} gives up", taker(world, k)),
         Step::HangUp(k, Side::Taker) => format!("{} closes its connection without a word", taker(world, k)),
         Step::HangUp(k, Side::Giver) => format!("{} closes its connection without a word", giver(world, k)),

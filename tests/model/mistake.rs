@@ -35,8 +35,24 @@ pub(crate) enum Mistake {
     IsNeverBusy,
     /// The successor closes its connection at the farewell, though its predecessor still watches over it.
     HangsUpAtFarewell,
-    /// A generation hands over while its own predecessor would still take back.
+    /// A generation hands over while its own predecessor would still take back, and without a lock that keeps it from that.
     HandsOverUnsettled,
     /// The successor's application does not read the farewell's state.
     DropsTheFarewell,
+    /// The predecessor takes back without the lock of the owner.
+    TakesBackUnclaimed,
+    /// The successor accepts at the release without that lock.
+    AcceptsUnclaimed,
+    /// An orphan accepts without it.
+    SucceedsUnclaimed,
+    /// The predecessor keeps it when it releases.
+    KeepsTheLock,
+    /// A service that stops ends before its predecessors have let their copies go.
+    StopsUnwaited,
+    /// A generation with the lock settles before it makes its offer, though the handoff may fail.
+    SettlesEarly,
+    /// A predecessor closes its copies when its successor serves, though it would take back.
+    LetsGoEarly,
+    /// A predecessor whose release could not be sent does not accept again.
+    GivesUpUnsent,
 }

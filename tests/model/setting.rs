@@ -12,10 +12,16 @@ pub(crate) struct Setting {
     pub(crate) pidfds: bool,
     /// The predecessor may kill its successor.
     pub(crate) may_fence: bool,
+    /// Every process has the lock of the owner. Without it, a generation settles before it offers anything.
+    pub(crate) arbiter: bool,
     /// How many things may go wrong.
     pub(crate) faults: u8,
     /// Processes may be killed, from outside.
     pub(crate) crashes: bool,
+    /// An owner may find that it cannot serve: it says so to a predecessor that still drains, and ends.
+    pub(crate) failures: bool,
+    /// A release may be one that the kernel does not take for now.
+    pub(crate) jams: bool,
     /// Processes may be stopped by SIGSTOP, and continued.
     pub(crate) silences: bool,
     /// Those that serve may stop in good order, and successors may give up.

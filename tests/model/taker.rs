@@ -3,30 +3,39 @@
 use std::collections::VecDeque;
 
 use fd_handoff::Cause;
-use fd_handoff::core::wire::{PROTOCOL, Receive};
+use fd_handoff::core::wire::{Ending, PROTOCOL, Receive, ServerFrame};
 use fd_handoff::core::{Departure, Input, Output, Role, Successor, SuccessorCommand, SuccessorEvent};
 
 use crate::mistake::Mistake;
 use crate::setting::Setting;
 use crate::world::{
-    BASE, Call, Ear, Fd, Giving, LISTENERS, PIDFD, Process, Side, Taker, Taking, WAITS, World, now, promise,
+    BASE, Call, Ear, Fd, Giving, LISTENERS, PIDFD, Process, Side, Stop, Taker, Taking, WAITS, World, now, promise,
 };
 
 impl World {
     /// Hands one thing to the successor's machine, and does what it wants done.
     pub(crate) fn tell_taker(&mut self, setting: &Setting, k: usize, input: Input<Taker>) {
         let Some(role) = &mut self.calls[k].successor else { return };
+        let released = matches!(input, Input::Frame(ServerFrame::Release(_), _));
         role.handle(now(role.deadline(), &input), input);
-        self.carry_out_taker(setting, k);
+        let unclaimed = if released { Mistake::AcceptsUnclaimed } else { Mistake::SucceedsUnclaimed };
+        self.carry_out_taker(setting, k, setting.makes(unclaimed));
     }
 
-    fn carry_out_taker(&mut self, setting: &Setting, k: usize) {
+    fn carry_out_taker(&mut self, setting: &Setting, k: usize, unclaimed: bool) {
         while let Some(output) = self.calls[k].successor.as_mut().and_then(Role::poll_output) {
             match output {
                 Output::Send(frame, fds) if self.calls[k].giving != Giving::Closed => {
                     self.calls[k].to_giver.push_back((frame, fds));
                 }
-                Output::Send(..) | Output::Fence => {}
+                Output::Send(..) | Output::Fence | Output::Withdraw => {}
+                Output::Claim => {
+                    let ours = unclaimed || self.claim(setting, self.calls[k].taker);
+                    if let Some(role) = &mut self.calls[k].successor {
+                        role.handle(*BASE, Input::Claimed(ours));
+                    }
+                }
+                Output::Disclaim => self.disclaim(self.calls[k].taker),
                 Output::Event(event) => self.taker_event(setting, k, event),
             }
         }
@@ -36,6 +45,8 @@ impl World {
     pub(crate) fn connect(&mut self, setting: &Setting, taker: usize) {
         if !self.is_listening() {
             self.processes[taker] = Process { accepting: true, holds: true, ..Process::default() };
+            // One of its own: nobody else has it.
+            self.lock = setting.arbiter.then_some(taker);
             // What the others knew died with them.
             self.committed = 0;
             return;
@@ -51,10 +62,11 @@ impl World {
             giving: Giving::Looking,
             to_taker: VecDeque::new(),
             to_giver: VecDeque::new(),
+            jammed: false,
             taker_ear: Ear::default(),
             giver_ear: Ear::default(),
         });
-        self.carry_out_taker(setting, self.calls.len() - 1);
+        self.carry_out_taker(setting, self.calls.len() - 1, false);
     }
 
     pub(crate) fn progress(&mut self, setting: &Setting, k: usize) {
@@ -68,6 +80,7 @@ impl World {
         self.tell_taker(setting, k, Input::Command(SuccessorCommand::Ready));
         let taker = self.calls[k].taker;
         self.processes[taker].accepting |= setting.makes(Mistake::ServesAtReady);
+        self.let_go(k);
     }
 
     fn taker_event(&mut self, setting: &Setting, k: usize, event: SuccessorEvent<Fd>) {
@@ -87,8 +100,12 @@ impl World {
                 let state = state.filter(|_| !setting.makes(Mistake::DropsTheFinalState));
                 self.processes[taker].knows |= state.map_or(0, |packet| packet.memfd);
                 self.processes[taker].accepting = true;
+                self.processes[taker].released_to = release.is_some();
                 self.processes[taker].attempts = 0;
                 self.calls[k].taking = Taking::Following;
+                if release.is_none() && self.calls[k].giver.is_some_and(|giver| self.processes[giver].stopped) {
+                    self.broke(promise::STOPPED);
+                }
                 if release.is_none() && !self.giver_is_dead(k) {
                     self.broke(promise::ORPHAN);
                 }
@@ -116,7 +133,7 @@ impl World {
 
     fn taking_failed(&mut self, setting: &Setting, k: usize, cause: &Cause) {
         let had_everything = self.calls[k].taking != Taking::Waiting;
-        let was_told = matches!(cause, Cause::Here(_) | Cause::Aborted { .. });
+        let was_told = matches!(cause, Cause::Here(_) | Cause::Aborted { .. } | Cause::Outrun(_));
         if setting.pidfds && had_everything && !was_told && self.giver_is_dead(k) {
             self.broke(promise::ORPHAN);
         }
@@ -149,19 +166,21 @@ impl World {
         self.calls[k].giver.is_some_and(|giver| self.is_dead(giver))
     }
 
-    /// Tells the predecessor, if one watches over this process, that nobody is to take back.
-    pub(crate) fn settle(&mut self, setting: &Setting, who: usize) {
+    /// Tells the predecessor, if one watches over this process, that nobody is to take back. What says more stands.
+    pub(crate) fn settle(&mut self, setting: &Setting, who: usize, ending: Ending) {
         for k in 0..self.calls.len() {
             if self.calls[k].taker == who && self.calls[k].serves() {
-                self.tell_taker(setting, k, Input::Command(SuccessorCommand::Settle));
-                self.processes[who].settled = true;
+                self.tell_taker(setting, k, Input::Command(SuccessorCommand::Settle(ending)));
+                if self.processes[who].settled != Some(Ending::Stopped) {
+                    self.processes[who].settled = Some(ending);
+                }
             }
         }
     }
 
     /// Exits, with a word to whoever watches over this process.
     pub(crate) fn leave(&mut self, setting: &Setting, who: usize) {
-        self.settle(setting, who);
+        self.settle(setting, who, Ending::HandedOver);
         self.die(who);
     }
 
@@ -171,7 +190,10 @@ impl World {
         self.calls[k].close(side);
         match side {
             Side::Taker => self.processes[taker].estranged = true,
-            Side::Giver => self.processes[giver.unwrap_or(taker)].accepting = true,
+            Side::Giver => {
+                let giver = &mut self.processes[giver.unwrap_or(taker)];
+                (giver.accepting, giver.estranged) = (true, true);
+            }
         }
     }
 
@@ -183,14 +205,36 @@ impl World {
         }
     }
 
-    /// A process that serves stops in good order.
+    /// A process that serves is told to stop: it does not accept any more, and its handoff is over.
     pub(crate) fn stop(&mut self, setting: &Setting, who: usize) {
-        self.processes[who].stopped = !self.processes[who].estranged;
         for k in 0..self.calls.len() {
             if self.calls[k].gives(who) {
                 self.abort_giving(setting, k);
             }
         }
-        self.leave(setting, who);
+        self.processes[who].accepting = false;
+        self.processes[who].stop = Stop::Draining;
+    }
+
+    /// Its connections have ended. It says so, and stays until everybody has let go.
+    pub(crate) fn stopped(&mut self, setting: &Setting, who: usize) {
+        let heirs = self.heirs(who);
+        self.settle(setting, who, Ending::Stopped);
+        let process = &mut self.processes[who];
+        process.stopped = !process.estranged;
+        process.heirs = heirs;
+        process.stop = Stop::Settling;
+        process.letting_go = true;
+    }
+
+    /// An owner finds that it cannot serve. It says so to its predecessor, does nothing more, and is about to end.
+    pub(crate) fn fail(&mut self, setting: &Setting, k: usize) {
+        let taker = self.calls[k].taker;
+        self.processes[taker].accepting = false;
+        self.processes[taker].leaving = true;
+        self.processes[taker].crashed = true;
+        let reason = "cannot bind a port".to_owned();
+        self.tell_taker(setting, k, Input::Command(SuccessorCommand::Relinquish(reason)));
+        self.calls[k].close(Side::Taker);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use fd_handoff::core::wire::{ClientFrame, ServerFrame};
+use fd_handoff::core::wire::{ClientFrame, Ending, ServerFrame};
 use fd_handoff::core::{Input, Predecessor, Role, Successor, Waits};
 
 use crate::setting::Setting;
@@ -28,8 +28,14 @@ pub(crate) struct World {
     pub(crate) calls: Vec<Call>,
     /// How many more things may go wrong.
     pub(crate) faults: u8,
+    /// Who holds the lock of the owner.
+    pub(crate) lock: Option<usize>,
     /// The updates that the last release committed to: whoever serves next has to know them.
     pub(crate) committed: u8,
+    /// Whose release that was.
+    pub(crate) releaser: usize,
+    /// A process that stopped did not wait any longer for one that is silent.
+    pub(crate) overtime: bool,
     /// The first promise that a step (rather than a state) broke.
     pub(crate) breach: Option<&'static str>,
 }
@@ -43,11 +49,27 @@ pub(crate) struct Process {
     pub(crate) accepting: bool,
     /// Has copies of the listening sockets.
     pub(crate) holds: bool,
-    /// Stopped in good order while it served.
+    /// How far it is with its end, if it was told to stop.
+    pub(crate) stop: Stop,
+    /// Stopped in good order, and has said so to whoever watches over it.
     pub(crate) stopped: bool,
-    /// Said `settled` to its predecessor.
-    pub(crate) settled: bool,
-    /// Closed its connection to a predecessor that watched over it.
+    /// Those that watched over it then, directly or not: one bit each.
+    pub(crate) heirs: u8,
+    /// What it said to its predecessor about its end.
+    pub(crate) settled: Option<Ending>,
+    /// Is to close its copies, once its own predecessor has.
+    pub(crate) letting_go: bool,
+    /// Cannot serve, and is about to end.
+    pub(crate) leaving: bool,
+    /// Has ended, and nobody was told.
+    pub(crate) crashed: bool,
+    /// Heard `active` once.
+    pub(crate) handed_over: bool,
+    /// Came to the service by a release.
+    pub(crate) released_to: bool,
+    /// Wanted to take back, and another process was faster.
+    pub(crate) outrun: bool,
+    /// Closed a connection without a word.
     pub(crate) estranged: bool,
     /// The updates in its state. Each process makes two: before its release, and before its farewell.
     pub(crate) knows: u8,
@@ -64,6 +86,17 @@ pub(crate) enum Life {
     Dead,
 }
 
+/// How far an owner is that was told to stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Stop {
+    #[default]
+    No,
+    /// It does not accept, and its connections end.
+    Draining,
+    /// It has said that it stops, and waits until whoever watches over it has let go.
+    Settling,
+}
+
 /// A connection of a successor to the control socket. An end without its machine is closed, or not accepted yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Call {
@@ -76,6 +109,8 @@ pub(crate) struct Call {
     pub(crate) giving: Giving,
     pub(crate) to_taker: VecDeque<(ServerFrame, Vec<Fd>)>,
     pub(crate) to_giver: VecDeque<(ClientFrame, Vec<Fd>)>,
+    /// The last frame to the successor is a release of which not a byte has left.
+    pub(crate) jammed: bool,
     pub(crate) taker_ear: Ear,
     pub(crate) giver_ear: Ear,
 }
@@ -142,6 +177,10 @@ pub(crate) mod promise {
     pub(crate) const BUSY: &str = "a busy successor disturbs nothing";
     pub(crate) const ORPHAN: &str = "an orphan takes over, and only when its predecessor is dead";
     pub(crate) const SETTLED: &str = "settled means no taking back";
+    pub(crate) const LOCK: &str = "whoever accepts holds the lock";
+    pub(crate) const OUTRUN: &str = "whoever is refused the lock is refused it by an owner";
+    pub(crate) const STOPPED: &str = "after a stop in good order nobody holds copies";
+    pub(crate) const LET_GO: &str = "whoever has let go stays out";
     pub(crate) const FAREWELL: &str = "a farewell brings what the last connections changed";
 }
 
@@ -153,13 +192,16 @@ impl World {
             processes: std::iter::once(first).chain(others).collect(),
             calls: Vec::new(),
             faults: setting.faults,
+            lock: setting.arbiter.then_some(0),
             committed: 0,
+            releaser: 0,
+            overtime: false,
             breach: None,
         }
     }
 
     pub(crate) fn runs(&self, who: usize) -> bool {
-        self.processes[who].life == Life::Runs
+        self.processes[who].life == Life::Runs && !self.processes[who].leaving
     }
 
     pub(crate) fn is_dead(&self, who: usize) -> bool {
@@ -195,6 +237,30 @@ impl World {
         self.calls.iter().any(|call| call.giver == Some(who) && late(call.giving))
     }
 
+    /// Whether this process has the lock and serves, or is on its way out of that.
+    pub(crate) fn is_owner(&self, who: usize) -> bool {
+        let process = &self.processes[who];
+        process.accepting || process.stop != Stop::No || self.has_stopped_accepting(who)
+    }
+
+    /// Whether nobody watches over this process.
+    pub(crate) fn is_unwatched(&self, who: usize) -> bool {
+        !self.calls.iter().any(|call| call.taker == who && call.successor.is_some())
+    }
+
+    /// Those that watch over this process, directly or not: one bit each.
+    pub(crate) fn heirs(&self, who: usize) -> u8 {
+        let watches = |call: &&Call| call.taker == who && call.successor.is_some() && call.predecessor.is_some();
+        let givers = self.calls.iter().filter(watches).filter_map(|call| call.giver);
+        givers.fold(0, |heirs, giver| heirs | 1 << giver | self.heirs(giver))
+    }
+
+    /// Whether one of those is silent, so that they do not let go in time.
+    pub(crate) fn has_silent_heirs(&self, who: usize) -> bool {
+        let heirs = self.heirs(who);
+        (0..self.processes.len()).any(|who| heirs >> who & 1 == 1 && self.processes[who].life == Life::Silent)
+    }
+
     /// Whether somebody has released to a process that does not answer.
     pub(crate) fn awaits_a_silent_successor(&self) -> bool {
         let silent = |who: usize| self.processes[who].life == Life::Silent;
@@ -228,8 +294,9 @@ impl World {
 
     /// The process is gone, and all that it had open is closed.
     pub(crate) fn die(&mut self, who: usize) {
-        let Process { knows, stopped, settled, .. } = self.processes[who];
-        self.processes[who] = Process { life: Life::Dead, knows, stopped, settled, ..Process::default() };
+        let Process { knows, stopped, settled, crashed, .. } = self.processes[who];
+        self.processes[who] = Process { life: Life::Dead, knows, stopped, settled, crashed, ..Process::default() };
+        self.disclaim(who);
         for call in &mut self.calls {
             if call.taker == who {
                 call.close(Side::Taker);
@@ -240,11 +307,44 @@ impl World {
         }
     }
 
+    /// Takes the lock of the owner, unless another process has it.
+    pub(crate) fn claim(&mut self, setting: &Setting, who: usize) -> bool {
+        if !setting.arbiter {
+            return true;
+        }
+        let holder = *self.lock.get_or_insert(who);
+        if holder != who && !self.is_owner(holder) {
+            self.broke(promise::OUTRUN);
+        }
+        holder == who
+    }
+
+    pub(crate) fn disclaim(&mut self, who: usize) {
+        if self.lock == Some(who) {
+            self.lock = None;
+        }
+    }
+
+    /// The process ends, and nobody is told.
+    pub(crate) fn crash(&mut self, setting: &Setting, who: usize) {
+        let process = &self.processes[who];
+        let settled_early = process.settled == Some(Ending::HandedOver) && !process.handed_over;
+        if setting.arbiter && process.accepting && settled_early && self.heirs(who) != 0 {
+            // They drain, and could have served.
+            self.broke(promise::SERVED);
+        }
+        self.processes[who].crashed = true;
+        self.die(who);
+    }
+
     /// What a link finds next: frames, then EOF, then the death, as in `channel::Link::take_in`.
     pub(crate) fn news(&self, k: usize, side: Side) -> Option<News> {
         let call = &self.calls[k];
         let (ear, unread, peer_open) = match side {
-            Side::Taker => (&call.taker_ear, call.to_taker.len(), call.giving != Giving::Closed),
+            Side::Taker => {
+                let unread = call.to_taker.len() - usize::from(call.jammed);
+                (&call.taker_ear, unread, call.giving != Giving::Closed)
+            }
             Side::Giver => (&call.giver_ear, call.to_giver.len(), call.successor.is_some()),
         };
         match unread {
@@ -289,15 +389,24 @@ impl Call {
             Side::Taker => {
                 self.successor = None;
                 self.to_taker.clear();
+                self.jammed = false;
                 self.taker_ear = Ear::default();
                 self.taking = Taking::Waiting;
             }
             Side::Giver => {
+                self.withdraw();
                 self.predecessor = None;
                 self.to_giver.clear();
                 self.giver_ear = Ear::default();
                 self.giving = Giving::Closed;
             }
+        }
+    }
+
+    /// Forgets the frame of which not a byte has left.
+    pub(crate) fn withdraw(&mut self) {
+        if std::mem::take(&mut self.jammed) {
+            self.to_taker.pop_back();
         }
     }
 

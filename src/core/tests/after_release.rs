@@ -2,8 +2,8 @@
 
 use super::pair::{Pair, SECOND, WAITS, gift, packet, release};
 use crate::core::wire::{
-    Active, ClientFrame, Draining, ErrorCode, Farewell, MAX_TEXT, Progress, Ready, Received, Release, ServerFrame,
-    Settled, WireError,
+    Active, ClientFrame, Draining, Ending, ErrorCode, Farewell, MAX_TEXT, Progress, Ready, Received, Release,
+    ServerFrame, Settled, WireError,
 };
 use crate::core::{
     Cause, Input, Peer, PredecessorCommand as GiverCommand, PredecessorEvent as GiverEvent,
@@ -15,7 +15,7 @@ fn a_successor_frame_out_of_order_before_release_ends_the_handoff() {
     let early: [(&str, ClientFrame); 6] = [
         ("ready before the offer", Ready {}.into()),
         ("active", Active {}.into()),
-        ("settled", Settled {}.into()),
+        ("settled", Settled { ending: Ending::Stopped }.into()),
         ("a batch that was never sent", Received { batch: 0 }.into()),
         ("progress", Progress { message: String::new() }.into()),
         ("a word", crate::core::wire::GetStatus {}.into()),
@@ -72,7 +72,57 @@ fn garbage_while_draining_decides_nothing() {
     pair.advance(100 * SECOND);
     assert!(!pair.giver_accepts());
     pair.give(GiverCommand::Farewell(vec![]));
-    assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Departed));
+    assert!(!pair.giver_accepts());
+    pair.advance(30 * SECOND);
+    assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Departed), "it lives, as far as anybody can tell");
+}
+
+fn refusals(pair: &Pair) -> Vec<ErrorCode> {
+    let code = |(frame, _): &(ServerFrame, Vec<u32>)| match frame {
+        ServerFrame::Failure(failure) => Some(failure.code),
+        _ => None,
+    };
+    pair.giver_said.iter().filter_map(code).collect()
+}
+
+// M77
+#[test]
+fn lines_that_mean_nothing_after_release_are_answered_and_active_is_read_behind_them() {
+    let mut pair = Pair::initialising().readied().release();
+    pair.giver_input(Input::Garbled(WireError::UnknownType("hop".to_owned())));
+    pair.giver_input(Input::Garbled(WireError::Malformed("no JSON".to_owned())));
+    pair.hear_taker(Ready {});
+    assert_eq!(refusals(&pair), [ErrorCode::UnknownType, ErrorCode::Malformed, ErrorCode::OutOfOrder]);
+    pair.run();
+    assert!(pair.taker_accepts());
+    assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Active));
+    assert_eq!(pair.fences, 0);
+}
+
+#[test]
+fn a_flood_after_release_is_answered_sixteen_times_and_active_is_read_behind_it() {
+    let mut pair = Pair::initialising().readied().release();
+    for number in 0..10_000 {
+        if number % 2 == 0 {
+            pair.hear_taker(Ready {});
+        } else {
+            pair.giver_input(Input::Garbled(WireError::UnknownType("hop".to_owned())));
+        }
+    }
+    assert_eq!(refusals(&pair).len(), 16);
+    pair.run();
+    assert!(pair.taker_accepts());
+    assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Active));
+    pair.hear_taker(Ready {});
+    assert_eq!(refusals(&pair).len(), 16, "nor later");
+}
+
+#[test]
+fn long_names_of_unknown_types_are_cut_in_the_answer() {
+    let mut pair = Pair::initialising().readied().release();
+    pair.giver_input(Input::Garbled(WireError::Malformed("x".repeat(2 * MAX_TEXT))));
+    let (frame, _) = pair.giver_said.last().cloned().unwrap();
+    assert!(matches!(frame, ServerFrame::Failure(failure) if failure.message.len() == MAX_TEXT));
 }
 
 #[test]

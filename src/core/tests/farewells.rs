@@ -1,7 +1,7 @@
 //! The drain, and the last states.
 
 use super::pair::{Pair, SECOND, WAITS, info, packet};
-use crate::core::wire::{Farewell, MAX_FAREWELLS, ServerFrame};
+use crate::core::wire::{Ending, Farewell, MAX_FAREWELLS, ServerFrame};
 use crate::core::{
     Departure, Packet, PredecessorCommand as GiverCommand, PredecessorEvent as GiverEvent,
     SuccessorCommand as TakerCommand, SuccessorEvent as TakerEvent,
@@ -81,9 +81,9 @@ fn an_overdue_predecessor_still_hears_settled() {
 
     let mut pair = Pair::serving(WAITS);
     pair.advance(30 * SECOND);
-    pair.take(TakerCommand::Settle);
+    pair.take(TakerCommand::Settle(Ending::Stopped));
     pair.kill_taker();
-    assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Settled));
+    assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Settled(Ending::Stopped)));
     assert!(!pair.giver_accepts());
 }
 

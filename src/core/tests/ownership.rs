@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::pair::{Pair, SECOND, WAITS, release};
-use crate::core::wire::{Abort, Active, ClientFrame, ErrorCode, WireError};
+use super::pair::{PIDFD, Pair, SECOND, WAITS, gift, release};
+use crate::core::wire::{Abort, Active, ClientFrame, Ending, ErrorCode, WireError};
 use crate::core::{
-    CLOSE_GRACE, Cause, Departure, Input, Peer, PredecessorCommand as GiverCommand, PredecessorEvent as GiverEvent,
-    SuccessorCommand as TakerCommand, SuccessorEvent as TakerEvent, Waits,
+    CLOSE_GRACE, Cause, Departure, Gift, Input, Peer, PredecessorCommand as GiverCommand,
+    PredecessorEvent as GiverEvent, SuccessorCommand as TakerCommand, SuccessorEvent as TakerEvent, Waits,
 };
 
 const PROBATION: Waits = Waits { probation: Duration::from_secs(20), ..WAITS };
@@ -49,7 +49,7 @@ fn a_successor_that_dies_before_release_changes_nothing() {
 #[test]
 fn a_successor_that_dies_in_the_transfer_changes_nothing() {
     let mut pair = Pair::new();
-    pair.give(GiverCommand::Offer(Box::new(super::pair::gift(600, None))));
+    pair.give(GiverCommand::Offer(Box::new(gift(600, None))));
     pair.carry_one();
     pair.kill_taker();
     assert!(pair.giver_events.iter().any(failed));
@@ -100,7 +100,7 @@ fn progress_begins_the_ready_deadline_anew() {
 #[test]
 fn a_predecessor_that_dies_before_everything_arrived_leaves_nothing_to_serve() {
     let mut pair = Pair::new();
-    pair.give(GiverCommand::Offer(Box::new(super::pair::gift(600, None))));
+    pair.give(GiverCommand::Offer(Box::new(gift(600, None))));
     pair.carry_one();
     pair.carry_one();
     pair.kill_giver();
@@ -149,23 +149,52 @@ fn a_release_that_was_read_before_the_death_counts() {
 fn a_predecessor_that_closes_and_lives_keeps_the_service() {
     let mut pair = Pair::initialising().readied();
     pair.giver_closes();
+    pair.advance(29 * SECOND);
     assert!(!pair.taker_accepts());
-    pair.advance(CLOSE_GRACE);
+    assert!(!pair.taker_events.iter().any(|event| matches!(event, TakerEvent::Failed(_))), "it may be about to die");
+    pair.advance(SECOND);
     assert_eq!(pair.taker_events.last(), Some(&TakerEvent::Failed(Cause::Closed(Peer::Predecessor))));
     pair.taker_input(Input::Died);
     assert!(!pair.taker_accepts(), "too late: somebody else may have started");
 }
 
+// M72
+#[test]
+fn a_predecessor_that_takes_its_time_to_die_is_waited_for() {
+    for closes_first in [true, false] {
+        let mut pair = Pair::initialising();
+        if closes_first {
+            pair.giver_closes();
+            pair.advance(20 * SECOND);
+        }
+        let mut pair = pair.readied();
+        if !closes_first {
+            pair.giver_closes();
+        }
+        pair.advance(29 * SECOND);
+        pair.kill_giver();
+        assert_eq!(pair.taker_released(), Some(false), "its core was written, or its memory freed, for so long");
+    }
+}
+
 // M67, M69
 #[test]
 fn a_predecessor_that_closed_earlier_still_has_to_be_dead() {
-    let mut pair = Pair::initialising();
-    pair.giver_closes();
-    pair.advance(20 * SECOND);
-    pair.take(TakerCommand::Ready);
-    pair.advance(CLOSE_GRACE);
-    assert!(!pair.taker_accepts());
-    assert!(matches!(pair.taker_events.last(), Some(TakerEvent::Failed(_))));
+    for pidfd in [Some(PIDFD), None] {
+        let mut pair = Pair::new();
+        pair.give(GiverCommand::Offer(Box::new(Gift { pidfd, ..gift(3, None) })));
+        pair.run();
+        pair.giver_closes();
+        pair.advance(20 * SECOND);
+        pair.take(TakerCommand::Ready);
+        // Where the kernel will not tell, there is nothing to wait for.
+        let wait = if pidfd.is_some() { 30 * SECOND } else { CLOSE_GRACE };
+        pair.advance(wait - Duration::from_millis(1));
+        assert!(!pair.taker_events.iter().any(|event| matches!(event, TakerEvent::Failed(_))));
+        pair.advance(Duration::from_millis(1));
+        assert!(!pair.taker_accepts());
+        assert!(matches!(pair.taker_events.last(), Some(TakerEvent::Failed(_))));
+    }
 }
 
 // M73
@@ -304,7 +333,7 @@ fn a_successor_that_closes_before_release_is_given_a_moment_to_be_dead() {
 fn a_successor_that_closed_is_not_waited_for_though_the_offer_comes_afterwards() {
     let mut pair = Pair::new();
     pair.taker_closes();
-    pair.give(GiverCommand::Offer(Box::new(super::pair::gift(3, None))));
+    pair.give(GiverCommand::Offer(Box::new(gift(3, None))));
     pair.advance(CLOSE_GRACE);
     assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Failed(Cause::Closed(Peer::Successor))));
 }
@@ -361,9 +390,9 @@ fn probation_ends() {
 #[test]
 fn a_settled_successor_may_end_during_the_drain() {
     let mut pair = Pair::serving(PROBATION);
-    pair.take(TakerCommand::Settle);
+    pair.take(TakerCommand::Settle(Ending::HandedOver));
     pair.run();
-    assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Settled));
+    assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Settled(Ending::HandedOver)));
     pair.kill_taker();
     assert!(!pair.giver_accepts());
     pair.give(GiverCommand::Farewell(vec![]));
@@ -378,7 +407,7 @@ fn a_successor_can_settle_after_the_farewell_while_it_is_on_probation() {
     pair.run();
     assert_eq!(pair.taker_events.last(), Some(&TakerEvent::Departed(Departure::Farewell)));
     assert!(!pair.taker.is_over(), "the connection has to be kept");
-    pair.take(TakerCommand::Settle);
+    pair.take(TakerCommand::Settle(Ending::HandedOver));
     pair.run();
     assert_eq!(pair.giver_events.last(), Some(&GiverEvent::Departed));
     pair.giver_closes();
@@ -388,12 +417,12 @@ fn a_successor_can_settle_after_the_farewell_while_it_is_on_probation() {
 #[test]
 fn settled_is_said_once_and_heard_once() {
     let mut pair = Pair::serving(PROBATION);
-    pair.take(TakerCommand::Settle);
-    pair.take(TakerCommand::Settle);
-    pair.hear_taker(crate::core::wire::Settled {});
+    pair.take(TakerCommand::Settle(Ending::HandedOver));
+    pair.take(TakerCommand::Settle(Ending::HandedOver));
+    pair.hear_taker(crate::core::wire::Settled { ending: Ending::HandedOver });
     pair.run();
     assert_eq!(pair.taker_tags().iter().filter(|tag| **tag == "settled").count(), 1);
-    assert_eq!(pair.giver_events.iter().filter(|event| **event == GiverEvent::Settled).count(), 1);
+    assert_eq!(pair.giver_events.iter().filter(|event| **event == GiverEvent::Settled(Ending::HandedOver)).count(), 1);
     assert!(!pair.giver_tags().contains(&"error"));
 }
 

@@ -24,6 +24,19 @@ pub(super) const WAITS: Waits = Waits {
     probation: Duration::ZERO,
 };
 
+/// Who holds the lock of the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holder {
+    Nobody,
+    Giver,
+    Taker,
+    /// A third process.
+    Another,
+}
+
+/// Why a frame cannot be sent.
+pub(super) const FULL: &str = "too many references";
+
 /// Both ends of one handoff. Frames reach the other side when [`Pair::run`] carries them.
 pub(super) struct Pair {
     pub(super) now: Instant,
@@ -38,6 +51,8 @@ pub(super) struct Pair {
     to_taker: VecDeque<(ServerFrame, Vec<u32>)>,
     /// How often the predecessor asked for its peer's end.
     pub(super) fences: usize,
+    /// Who holds the lock of the owner.
+    pub(super) lock: Holder,
     giver_lives: bool,
     taker_lives: bool,
 }
@@ -69,6 +84,7 @@ impl Pair {
             to_giver: VecDeque::new(),
             to_taker: VecDeque::new(),
             fences: 0,
+            lock: Holder::Giver,
             giver_lives: true,
             taker_lives: true,
         };
@@ -179,6 +195,7 @@ impl Pair {
     /// The successor dies. What it has said is read first.
     pub(super) fn kill_taker(&mut self) {
         self.taker_lives = false;
+        self.free(Holder::Taker);
         self.taker_closes();
         self.giver_input(Input::Died);
     }
@@ -194,8 +211,15 @@ impl Pair {
     /// The predecessor dies. What it has said is read first.
     pub(super) fn kill_giver(&mut self) {
         self.giver_lives = false;
+        self.free(Holder::Giver);
         self.giver_closes();
         self.taker_input(Input::Died);
+    }
+
+    /// The predecessor dies, and another process is faster.
+    pub(super) fn kill_giver_outrun(&mut self) {
+        self.lock = Holder::Another;
+        self.kill_giver();
     }
 
     /// The predecessor closes its end, and lives.
@@ -211,16 +235,28 @@ impl Pair {
         self.to_taker.clear();
     }
 
-    /// Whether the predecessor's application accepts: until `release`, and after taking back.
+    /// Not a byte of this frame of the predecessor's has left.
+    pub(super) fn giver_cannot_send(&mut self, frame: &'static str) {
+        self.giver_input(Input::Unsent { frame, reason: FULL.to_owned() });
+    }
+
+    /// Not a byte of this frame of the successor's has left.
+    pub(super) fn taker_cannot_send(&mut self, frame: &'static str) {
+        self.taker_input(Input::Unsent { frame, reason: FULL.to_owned() });
+    }
+
+    /// Whether the predecessor's application accepts: until `release`, and after taking back, or where the release could
+    /// not be sent.
     pub(super) fn giver_accepts(&self) -> bool {
         let released = self.giver_said.iter().any(|(frame, _)| matches!(frame, ServerFrame::Release(_)));
-        let took_back = self.giver_events.iter().any(|event| matches!(event, GiverEvent::TakenBack(_)));
-        self.giver_lives && (!released || took_back)
+        let owns = |event: &GiverEvent| matches!(event, GiverEvent::TakenBack(_) | GiverEvent::Failed(_));
+        self.giver_lives && (!released || self.giver_events.iter().any(owns))
     }
 
     /// Whether the successor's application accepts.
     pub(super) fn taker_accepts(&self) -> bool {
-        self.taker_lives && self.taker_events.iter().any(|event| matches!(event, TakerEvent::Released { .. }))
+        let serves = self.taker_events.iter().any(|event| matches!(event, TakerEvent::Released { .. }));
+        self.taker_lives && serves && !self.taker_tags().contains(&"abort")
     }
 
     pub(super) fn taker_released(&self) -> Option<bool> {
@@ -258,25 +294,55 @@ impl Pair {
         while let Some(output) = self.giver.poll_output() {
             match output {
                 Output::Send(frame, fds) => {
+                    let released = matches!(frame, ServerFrame::Release(_));
+                    assert!(!released || self.lock != Holder::Giver, "the lock is given up before the service");
                     self.giver_said.push((frame.clone(), fds.clone()));
                     self.to_taker.push_back((frame, fds));
                 }
                 Output::Event(event) => self.giver_events.push(event),
                 Output::Fence => self.fences += 1,
+                Output::Claim => {
+                    let ours = self.claim(Holder::Giver);
+                    self.giver.handle(self.now, Input::Claimed(ours));
+                }
+                Output::Disclaim => self.free(Holder::Giver),
+                // What was carried has left; nothing else has.
+                Output::Withdraw => self.to_taker.clear(),
             }
         }
         while let Some(output) = self.taker.poll_output() {
             match output {
                 Output::Send(frame, fds) => {
                     assert!(fds.is_empty(), "a successor sends no descriptors");
+                    let serves = matches!(frame, ClientFrame::Active(_));
+                    assert!(!serves || self.lock == Holder::Taker, "the lock is taken before it is said");
                     self.taker_said.push(frame.clone());
                     self.to_giver.push_back(frame);
                 }
                 Output::Event(event) => self.taker_events.push(event),
                 Output::Fence => panic!("a successor ends nobody"),
+                Output::Claim => {
+                    let ours = self.claim(Holder::Taker);
+                    self.taker.handle(self.now, Input::Claimed(ours));
+                }
+                Output::Disclaim => self.free(Holder::Taker),
+                Output::Withdraw => self.to_giver.clear(),
             }
         }
         assert!(!(self.giver_accepts() && self.taker_accepts()), "two generations accept");
+    }
+
+    fn claim(&mut self, who: Holder) -> bool {
+        if self.lock == Holder::Nobody {
+            self.lock = who;
+        }
+        self.lock == who
+    }
+
+    fn free(&mut self, who: Holder) {
+        if self.lock == who {
+            self.lock = Holder::Nobody;
+        }
     }
 }
 

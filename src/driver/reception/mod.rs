@@ -164,7 +164,7 @@ impl Reception {
             // Nothing else tells of what has been received already.
             self.generation.wake.raise();
         }
-        Next::Wait(self.deadline(now))
+        Next::Wait(self.deadline())
     }
 
     /// From the moment that the service is this process's: before, they are for whoever initialises.
@@ -217,7 +217,7 @@ impl Reception {
 
     /// Closes this process's copies of everything, once it is time to.
     fn let_go(&mut self, now: Instant) {
-        if self.generation.lets_go_at(now).is_none_or(|at| now < at) {
+        if !self.generation.is_to_let_go(now) {
             return;
         }
         self.poller.remove(self.generation.listener.as_fd());
@@ -233,11 +233,11 @@ impl Reception {
         self.poller.remove(self.generation.listener.as_fd());
     }
 
-    fn deadline(&self, now: Instant) -> Option<Instant> {
+    fn deadline(&self) -> Option<Instant> {
         let sessions = self.sessions.values().filter_map(|session| session.inspector.deadline());
         let predecessor = self.predecessor.as_ref().and_then(Followed::deadline);
         let dropped = self.dropped.iter().map(|(_, at)| *at);
-        let lets_go = self.generation.lets_go_at(now);
+        let lets_go = self.generation.lets_go_at();
         sessions.chain(predecessor).chain(dropped).chain(lets_go).chain(self.paused_until).min()
     }
 

@@ -115,10 +115,8 @@ impl Steward {
                 FinishOutput::Farewell => self.say_farewell(handover),
                 FinishOutput::GiveUp(reason) => self.give_up(handover, reason),
                 FinishOutput::Settle => self.settle(),
-                // Once at least, however soon it is over.
-                FinishOutput::Drain => self.tell_of_drain(handover),
-                // What there is to see of it is looked at again and again.
-                FinishOutput::Follow => {}
+                // At its beginning and at its end, however close the two are.
+                FinishOutput::Drain | FinishOutput::Follow => self.tell_of_drain(handover),
                 FinishOutput::Resume => return self.resume(handover),
                 FinishOutput::Exit => return Some(self.exit(handover)),
                 FinishOutput::Fail => return Some(self.fail(handover)),
@@ -218,7 +216,7 @@ impl Steward {
             FinishInput::Followed
         } else if handover.finish.awaits_letting_go() && self.generation.has_let_go() {
             FinishInput::LetGo
-        } else if handover.finish.is_draining() && self.generation.is_to_end_now() {
+        } else if handover.finish.can_hurry() && self.generation.is_to_end_now() {
             FinishInput::EndNow
         } else {
             return false;

@@ -14,6 +14,7 @@ use super::giving::{Giving, left};
 use super::hooks::Hooks;
 use super::launch::Launch;
 use super::worker::{Pending, Surround, Worker};
+use crate::config::FOREVER;
 use crate::core::wire::ErrorCode;
 use crate::core::{FinishWaits, Leave};
 use crate::driver::generation::{Generation, SETTLE};
@@ -127,7 +128,7 @@ impl Steward {
             .map_err(watch)?;
         let poller = Arc::new(poller);
         let timeouts = &generation.config.timeouts;
-        let (hook, drain, ending) = (timeouts.hook, application.drain, application.ending);
+        let (hook, drain, ending) = (timeouts.hook.min(FOREVER), application.drain, application.ending);
         Ok(Steward {
             waits: FinishWaits { hook, drain, ending, settle: SETTLE + SETTLE },
             upgrade: Upgrade::new(Arc::clone(&generation), Arc::clone(&poller), launch),

@@ -195,6 +195,15 @@ impl Handoff {
     }
 }
 
+impl Drop for Handoff {
+    /// Whoever would be accepted now would be lost with this process; in the queue he waits for the next one.
+    fn drop(&mut self) {
+        if self.control.is_some() {
+            self.handle.registry.shut();
+        }
+    }
+}
+
 /// The rule is that this process hears who tells it to stop, and answers for the service. It ends, and heirs take over.
 fn broken(reason: &str) -> ! {
     panic!("the background of the control socket has panicked again and again: {reason}")

@@ -336,6 +336,15 @@ impl Handoff {
     }
 }
 
+impl Drop for Handoff {
+    /// Whoever would be accepted now would be lost with this process; in the queue he waits for the next one.
+    fn drop(&mut self) {
+        if self.control.is_some() {
+            self.handle.registry.shut();
+        }
+    }
+}
+
 /// What a server gave; a panic of its own is one of whoever runs it. `None`: it was ended.
 fn handed_on<T>(ended: Result<T, ::tokio::task::JoinError>) -> Option<T> {
     match ended {

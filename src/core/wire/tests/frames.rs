@@ -41,7 +41,8 @@ fn client_frames() -> Vec<ClientFrame> {
         Progress { message: text.clone() }.into(),
         Ready {}.into(),
         Active {}.into(),
-        Settled {}.into(),
+        Settled { ending: Ending::Stopped }.into(),
+        Settled { ending: Ending::HandedOver }.into(),
         Abort { code: ErrorCode::TooLong, reason: text }.into(),
     ]
 }
@@ -434,6 +435,7 @@ fn unknown_values_are_tolerated() {
     assert_eq!(serde_json::from_str::<ErrorCode>(&value("tired")).unwrap(), ErrorCode::Unknown);
     assert_eq!(serde_json::from_str::<Phase>(&value("dreaming")).unwrap(), Phase::Unknown);
     assert_eq!(serde_json::from_str::<Outcome>(&value("odd")).unwrap(), Outcome::Unknown);
+    assert_eq!(serde_json::from_str::<Ending>(&value("vanished")).unwrap(), Ending::Unknown);
 }
 
 // M18
