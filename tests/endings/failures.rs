@@ -13,7 +13,7 @@ use sendfd::SendWithFd;
 use serde_json::json;
 
 use crate::Rows;
-use crate::process::{Check, World, require};
+use crate::process::{Check, Process, World, require};
 use crate::raw::Raw;
 
 /// What P may have open where descriptors in flight are the matter, and how many of them are.
@@ -35,6 +35,7 @@ pub(crate) fn rows(rows: &mut Rows) {
     rows.add_limited("no thread can be had (RLIMIT_AS)", |world| no_thread(world, "memory"));
     rows.add_limited("no process can be started", no_process);
     rows.add_limited("release cannot be sent", release_cannot_be_sent);
+    rows.add_limited("release of an upgrade cannot be sent, and then a stop", release_of_an_upgrade_cannot_be_sent);
     for (name, line) in LINES {
         rows.add(&format!("{name} after release"), move |world| not_understood(world, line));
     }
@@ -109,10 +110,7 @@ fn release_cannot_be_sent(world: &World) -> Check<String> {
     world.ask()?;
     let mut new = world.start("S", "init=wait")?;
     world.hears("S", "initialises")?;
-    let mut hog = Command::new("/proc/self/exe");
-    hog.arg("hog");
-    let mut hog = world.run(hog, "H", "")?;
-    world.hears("H", "has sent")?;
+    let mut hog = start_hog(world)?;
     let began = Instant::now();
     world.tell("S", "go")?;
     world.hears("P", "resumes")?;
@@ -127,6 +125,34 @@ fn release_cannot_be_sent(world: &World) -> Check<String> {
     let count = world.ask()?.count;
     require(count == 4, || format!("{count} were counted, and not 4"))?;
     Ok(format!("{waited}, {reason:?}"))
+}
+
+/// Whoever has asked for the upgrade hears why it failed, and the service can be stopped.
+fn release_of_an_upgrade_cannot_be_sent(world: &World) -> Check<String> {
+    let mut old = world.serving("P", "")?;
+    limit(world, "P", &format!("files {FILES}"))?;
+    world.next("S", "init=wait")?;
+    let mut upgrade = world.begin_upgrade()?;
+    world.hears("S", "initialises")?;
+    let _hog = start_hog(world)?;
+    world.tell("S", "go")?;
+    let outcome = upgrade.outcome()?;
+    let reason = outcome["reason"].as_str().unwrap_or_default().to_lowercase();
+    let fits = outcome["outcome"] == "failed" && reason.contains("too many references");
+    require(fits, || format!("the outcome is {outcome}"))?;
+    world.owned_by(&old, 1)?;
+    old.signal(Signal::SIGTERM);
+    old.exits_with(0)?;
+    require(!world.control.exists(), || "the control socket is left over".to_owned())?;
+    Ok(String::new())
+}
+
+fn start_hog(world: &World) -> Check<Process> {
+    let mut hog = Command::new("/proc/self/exe");
+    hog.arg("hog");
+    let hog = world.run(hog, "H", "")?;
+    world.hears("H", "has sent")?;
+    Ok(hog)
 }
 
 /// In a process of its own: keeps so many descriptors in flight.

@@ -119,8 +119,10 @@ impl World {
         static PLACES: AtomicU32 = AtomicU32::new(1);
         let number = PLACES.fetch_add(1, SeqCst);
         let directory = tempfile::tempdir()?;
-        // Taken once, and never by anybody who asks for any port.
-        let addr = SocketAddr::from(([127, 78, (number / 250) as u8, (number % 250 + 1) as u8], 18_000));
+        // One that nobody gets who asks for any port, and that is not another run's of this test either.
+        let run = std::process::id();
+        let host = [127, 64 + (run % 64) as u8, (number / 250) as u8, (number % 250 + 1) as u8];
+        let addr = SocketAddr::from((host, 18_000 + (run / 64 % 10_000) as u16));
         let (read, output) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let reports = Arc::new(Reports::default());
         let reading = Arc::clone(&reports);
@@ -228,7 +230,7 @@ impl World {
     }
 
     /// Says a word to the control socket, and leaves the connection open: what follows can be read from it.
-    pub(crate) fn open(&self, word: &str) -> std::io::Result<BufReader<UnixStream>> {
+    fn open(&self, word: &str) -> std::io::Result<BufReader<UnixStream>> {
         let mut stream = UnixStream::connect(&self.control)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         writeln!(stream, "{word}")?;
@@ -243,13 +245,11 @@ impl World {
 
     /// Asks for an upgrade. Returns its outcome.
     pub(crate) fn upgrade(&self) -> Check<Value> {
-        let mut lines = self.open("upgrade").map_err(|error| error.to_string())?;
-        loop {
-            let line = read(&mut lines).map_err(|error| format!("the upgrade has no outcome: {error}"))?;
-            if line["type"] != "event" {
-                return Ok(line);
-            }
-        }
+        self.begin_upgrade()?.outcome()
+    }
+
+    pub(crate) fn begin_upgrade(&self) -> Check<Upgrade> {
+        self.open("upgrade").map(Upgrade).map_err(|error| format!("cannot ask for an upgrade: {error}"))
     }
 
     /// Waits until the last attempt ended so, and returns why.
@@ -290,6 +290,20 @@ fn read(lines: &mut BufReader<UnixStream>) -> std::io::Result<Value> {
         return Err(std::io::ErrorKind::UnexpectedEof.into());
     }
     Ok(serde_json::from_str(&line)?)
+}
+
+/// An upgrade that was asked for.
+pub(crate) struct Upgrade(BufReader<UnixStream>);
+
+impl Upgrade {
+    pub(crate) fn outcome(&mut self) -> Check<Value> {
+        loop {
+            let line = read(&mut self.0).map_err(|error| format!("the upgrade has no outcome: {error}"))?;
+            if line["type"] != "event" {
+                return Ok(line);
+            }
+        }
+    }
 }
 
 /// A client that keeps its connection.

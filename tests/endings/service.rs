@@ -234,11 +234,12 @@ fn install<F: Form>(
     starting.on_farewell(move || encode(counted.total.load(SeqCst) - counted.told.load(SeqCst)));
 }
 
-fn absorb(count: &Arc<Count>) -> impl FnMut(Received) + Send + 'static {
-    let count = Arc::clone(count);
+fn absorb(behaviour: &Behaviour, count: &Arc<Count>) -> impl FnMut(Received) + Send + 'static {
+    let (behaviour, count) = (behaviour.clone(), Arc::clone(count));
     move |farewell| {
         let more = decode(&farewell).expect("eight bytes");
         count.total.fetch_add(more, SeqCst);
+        report(&behaviour, format!("absorbs {more}"));
     }
 }
 
@@ -278,11 +279,10 @@ fn serve_blocking(behaviour: &Behaviour, orders: &Orders) -> Result<(), Error> {
     if let Some(last) = handoff.final_state()? {
         count.total.store(decode(&last)?, SeqCst);
     }
-    handoff.absorb_farewells(absorb(&count));
+    handoff.absorb_farewells(absorb(behaviour, &count));
     let addr = door.listener().local_addr()?;
     let rounds = accept_on_threads(door, handoff.generation(), &count);
     let _ = rounds.send(());
-    report(behaviour, format!("serves {addr}"));
     // The service runs on a thread of its own, so that `main` can end whenever it is told to.
     let (tell, over) = channel();
     let (told, running) = (tell.clone(), behaviour.clone());
@@ -293,6 +293,8 @@ fn serve_blocking(behaviour: &Behaviour, orders: &Orders) -> Result<(), Error> {
     });
     let orders = orders.clone();
     std::thread::spawn(move || tell.send(block_on(orders.end())));
+    // From here on no thread is needed any more.
+    report(behaviour, format!("serves {addr}"));
     match over.recv()? {
         over if over.is_empty() => {
             hang(behaviour);
@@ -425,7 +427,7 @@ async fn start_on_tokio(behaviour: &Behaviour, orders: &Orders) -> Result<Option
     if let Some(last) = handoff.final_state()? {
         count.total.store(decode(&last)?, SeqCst);
     }
-    handoff.absorb_farewells(absorb(&count));
+    handoff.absorb_farewells(absorb(behaviour, &count));
     Ok(Some(OnTokio { handoff, door, count }))
 }
 

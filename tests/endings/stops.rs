@@ -164,12 +164,15 @@ fn stop_of_a_cold_start_as_init(world: &World) -> Check<String> {
 fn stop_with_own_child(world: &World) -> Check<String> {
     let mut old = world.serving("P", "")?;
     world.next("S", "init=wait")?;
-    let _steps = world.open("upgrade").map_err(|error| format!("no upgrade: {error}"))?;
+    let mut upgrade = world.begin_upgrade()?;
     world.hears("S", "initialises")?;
     let child = process::children(old.pid()).first().copied().ok_or("P has no child")?;
     let child = process::pidfd(child)?;
     let told = Instant::now();
     old.signal(Signal::SIGTERM);
+    let outcome = upgrade.outcome()?;
+    let told_why = outcome["outcome"] == "failed" && outcome["reason"] == "the service was told to stop";
+    require(told_why, || format!("the outcome is {outcome}"))?;
     wait_for_end(&child).map_err(|error| format!("the child: {error}"))?;
     let took = old.exits_with(0)?.duration_since(told);
     require(!world.has_heard("S", "serves"), || "the child got to serve".to_owned())?;

@@ -330,7 +330,8 @@ impl Handoff {
     }
 
     async fn close(&mut self) {
-        if let Some(control) = self.control.take() {
+        // One that was told to end now does not wait for the predecessor's last words, for which the background may.
+        if let Some(control) = self.control.take().filter(|control| control.inner().is_done()) {
             control.ended().await;
         }
     }
