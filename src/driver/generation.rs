@@ -625,6 +625,7 @@ impl Generation {
 
     /// Nobody will take back here. The predecessor hears the same, and the background lets everything go: at once where
     /// another process serves; after the predecessor where nobody does, so that whoever starts next finds every address free.
+    // M126
     pub(crate) fn wind_up(&self, ending: Ending) {
         let wait = if ending == Ending::Stopped { SETTLE } else { Duration::ZERO };
         let mut board = self.board();

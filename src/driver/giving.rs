@@ -250,6 +250,7 @@ impl Giving {
     }
 
     /// What is handed over besides the application's: the control listener, and what the owner of the service holds.
+    // M125
     fn own_descriptors(&self) -> Result<Vec<(Arc<Entry>, Attachment)>> {
         let control: Shared = Arc::new(ControlListener(Arc::clone(&self.generation)));
         let facts = describe(control.as_fd()).map_err(Error::io("examine the control socket"))?;

@@ -634,7 +634,7 @@ impl Readied {
     }
 
     /// Begins the new generation.
-    // M9
+    // M9, M122
     pub(crate) fn own(self, takeover: Takeover) {
         let Readied { generation, source, .. } = self;
         let span = match &source {
