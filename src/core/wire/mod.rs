@@ -682,6 +682,7 @@ empty_frames! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Settled {
     /// Why the successor's end will be no reason to take back.
+    #[serde(deserialize_with = "strict::word")]
     pub ending: Ending,
 }
 
