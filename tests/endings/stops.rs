@@ -260,6 +260,7 @@ fn second_stop_while_handed_over(world: &World) -> Check<String> {
     require(took < process::AT_ONCE, || format!("it took {took:?}"))?;
     world.owned_by(&new, 2)?;
     // Its farewell has been said all the same: two on the kept connection, and one of the look.
+    world.hears("S", "absorbs")?;
     let count = world.ask()?.count;
     require(count == 3, || format!("{count} were counted, and not 3"))?;
     Ok(format!("{:.1} ms", took.as_secs_f64() * 1e3))
