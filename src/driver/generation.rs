@@ -76,7 +76,7 @@ struct Board {
     /// Who wants to hear how the upgrade under way ends.
     asker: Asker,
     /// Lets go of what else there are copies of: the application's sockets.
-    holdings: Option<Box<dyn FnOnce(BorrowedFd<'_>) + Send>>,
+    holdings: Option<Holdings>,
     letting_go: LettingGo,
     /// What the path leads to, until it is removed: once.
     path: Option<FileId>,
@@ -95,6 +95,9 @@ impl fmt::Debug for Board {
         f.debug_struct("Board").field("life", &self.life).finish_non_exhaustive()
     }
 }
+
+/// Closes what there are copies of: the descriptor that it gets takes the place of each.
+type Holdings = Box<dyn FnOnce(BorrowedFd<'_>) + Send>;
 
 /// How far this process is with letting its copies go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
