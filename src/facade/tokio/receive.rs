@@ -51,7 +51,7 @@ async fn receive(mut transfer: Transfer) -> Result<Inherited> {
 pub type Inheritance = form::Inheritance<Tokio>;
 
 impl Inheritance {
-    /// [`crate::Inheritance::state`], decoded on a thread for blocking work.
+    /// [`crate::Inheritance::state`], decoded on a thread of its own.
     ///
     /// # Errors
     ///
@@ -61,7 +61,7 @@ impl Inheritance {
         self.state_with(Received::serde).await
     }
 
-    /// [`crate::Inheritance::state_with`], decoded on a thread for blocking work.
+    /// [`crate::Inheritance::state_with`], decoded on a thread of its own.
     ///
     /// # Errors
     ///
