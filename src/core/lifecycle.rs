@@ -129,11 +129,13 @@ impl Lifecycle {
 
     /// What an answer at the control socket depends on.
     pub fn desk(&self) -> Desk {
-        let successor = match (&self.successor, self.accepting) {
-            (Some(successor), _) => Some(successor.pid),
-            (None, true) => None,
+        let successor = match (&self.successor, self.accepting, self.left) {
+            (Some(successor), ..) => Some(successor.pid),
+            // Of one that has stopped or crashed nobody is turned away: whoever has connected before finds it gone, and looks
+            // again, for the next one or for nobody.
+            (None, true, _) | (None, false, Some(Leave::Stopped | Leave::Crashed)) => None,
             // It has been handed over: whoever is next finds the next generation at the path.
-            (None, false) => Some(self.pid),
+            (None, false, _) => Some(self.pid),
         };
         let stopping = self.told.times > 0;
         Desk { operable: self.operated, successor, upgrading: self.upgrade.is_some(), stopping }

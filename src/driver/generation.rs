@@ -77,8 +77,10 @@ struct Board {
     /// Who wants to hear how the upgrade under way ends.
     asker: Asker,
     /// Lets go of what else there are copies of: the application's sockets.
-    holdings: Option<Box<dyn FnOnce(BorrowedFd<'_>) + Send>>,
+    holdings: Option<Holdings>,
     letting_go: LettingGo,
+    /// What the path leads to, until it is removed: once.
+    path: Option<FileId>,
     /// Whether the predecessor would take back.
     watched: bool,
     /// Why the background has given up.
@@ -94,6 +96,9 @@ impl fmt::Debug for Board {
         f.debug_struct("Board").field("life", &self.life).finish_non_exhaustive()
     }
 }
+
+/// Closes what there are copies of: the descriptor that it gets takes the place of each.
+type Holdings = Box<dyn FnOnce(BorrowedFd<'_>) + Send>;
 
 /// How far this process is with letting its copies go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +210,7 @@ impl Generation {
                 asker: Asker::Nobody,
                 holdings: None,
                 letting_go: LettingGo::Not,
+                path: path_id,
                 watched: false,
                 broken: None,
                 listening: 0,
@@ -654,8 +660,14 @@ impl Generation {
         let mut board = self.board();
         let holdings = board.holdings.take();
         board.letting_go = LettingGo::Done;
+        let owned = if board.life.is_accepting() { board.path.take() } else { None };
         drop(board);
         holdings.into_iter().for_each(|let_go| let_go(self.let_go.as_fd()));
+        // Before the listener: whoever starts next puts a socket of its own there once nobody listens, and that one is not
+        // to be removed.
+        if let Some(ours) = owned {
+            self.place.remove(ours);
+        }
         file::replace(self.listener.as_fd(), self.let_go.as_fd());
         self.let_go.raise();
         self.requests.raise();
@@ -709,12 +721,13 @@ impl Generation {
             // Nobody has accepted it, and nobody will.
             board.life.no_successor();
         }
+        let path = if leaving.removes_path { board.path.take() } else { None };
         drop(board);
         if awaited {
             // Nobody will begin it, and somebody may wait for it.
             self.upgrade_failed(0, "the service has stopped");
         }
-        if let (true, Some(ours)) = (leaving.removes_path, self.path_id) {
+        if let Some(ours) = path {
             self.place.remove(ours);
         }
         if let Some(ending) = leaving.settles {

@@ -27,7 +27,6 @@ use crate::driver::reception::Reception;
 use crate::driver::signals::Caught;
 use crate::error::{Error, PathProblem, Result};
 use crate::state::Received;
-use crate::sys::event::Poller;
 use crate::sys::{file, limits, process, socket};
 
 /// How many times to look for the service again when the one that was found is lost on the way.
@@ -515,7 +514,8 @@ impl Prepared {
     }
 
     /// What to wait for once it has said so; nothing on a cold start.
-    pub(crate) fn poller(&self) -> Option<Arc<Poller>> {
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poller(&self) -> Option<Arc<crate::sys::event::Poller>> {
         self.source.link().map(|link| Arc::clone(link.poller()))
     }
 

@@ -12,8 +12,8 @@ const CLIENTS: usize = 2;
 
 pub(crate) fn rows(rows: &mut Rows) {
     for how in ["kill", "error", "stop"] {
-        for victim in 0..TAGS.len() {
-            let name = format!("of four generations, {} ends by {how}", TAGS[victim]);
+        for (victim, tag) in TAGS.iter().enumerate() {
+            let name = format!("of four generations, {tag} ends by {how}");
             rows.add(&name, move |world| one_ends(world, victim, how));
         }
     }

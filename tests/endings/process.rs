@@ -106,8 +106,9 @@ impl World {
     pub(crate) fn of_another_user(form: Form) -> Check<World> {
         let mut world = World::new(form)?;
         if Uid::effective().is_root() {
-            static NEXT_USER: AtomicU32 = AtomicU32::new(54_321);
-            let user = NEXT_USER.fetch_add(1, SeqCst);
+            static USERS: AtomicU32 = AtomicU32::new(0);
+            // What is in flight is counted for each user: another run of this test has others.
+            let user = 20_000 + std::process::id() % 2_000 * 16 + USERS.fetch_add(1, SeqCst) % 16;
             let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(user)));
             nix::unistd::chown(world.directory.path(), owner.0, owner.1).map_err(|error| error.to_string())?;
             world.user = Some(user);
@@ -149,6 +150,8 @@ impl World {
     fn command(&self, command: &mut Command, tag: &str, words: &str) -> std::io::Result<()> {
         let log = File::options().create(true).append(true).open(self.directory.path().join("log"))?;
         command.env(BEHAVIOUR, self.words(tag, words));
+        // It takes its time, when there is little of it: with this word a process that panics is about to end for a while.
+        command.env("RUST_BACKTRACE", if words.contains("lingers") { "1" } else { "0" });
         command.stdin(OwnedFd::from(self.line.try_clone()?)).stdout(self.output.try_clone()?).stderr(log);
         if let Some(user) = self.user {
             command.uid(user).gid(user);

@@ -29,6 +29,17 @@ fn an_upgrade_is_busy_with_itself_a_handoff_and_a_stop() {
     assert!(life.ask_upgrade(now).is_err());
 }
 
+#[test]
+fn whoever_comes_too_late_is_not_told_to_try_again_by_one_that_has_stopped() {
+    let desk = |how| {
+        let mut life = serving();
+        life.leave(how);
+        life.desk().successor
+    };
+    assert_eq!((desk(Leave::Stopped), desk(Leave::Crashed)), (None, None));
+    assert_eq!(desk(Leave::HandedOver), Some(22));
+}
+
 // M129
 #[test]
 fn a_stop_ends_an_own_child_at_once_and_leaves_others_the_time_of_a_drain() {
