@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::core::record::{Laps, micros};
+use crate::core::record::micros;
 use crate::core::wire::{
     Attempt, Ending, Entry, ErrorCode, Event, Failure, FdStatus, FileId, Hello, MAX_LINE, MAX_TEXT, News, Outcome,
     PROTOCOL, Phase, PredecessorStatus, Receive, Status, shorten,
@@ -19,6 +19,7 @@ use crate::core::{Cause, Desk, Leave, Lifecycle, Packet, Peer, Predecessor, Succ
 use crate::driver::arbiter::Arbiter;
 use crate::driver::channel::{Channel, Link};
 use crate::driver::descriptor::{Attachment, named, status_of};
+use crate::driver::laps::Laps;
 use crate::driver::place::Place;
 use crate::error::{Error, Result, StateError};
 use crate::state::Received;

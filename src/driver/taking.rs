@@ -12,7 +12,7 @@ use tracing::Span;
 use tracing::field::Empty;
 
 use crate::config::Config;
-use crate::core::record::{Laps, remember};
+use crate::core::record::remember;
 use crate::core::wire::{self, Attempt, Entry, FileId, Outcome, PROTOCOL, PredecessorStatus, Receive, Release};
 use crate::core::{Cause, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
 use crate::driver::arbiter::Arbiter;
@@ -21,6 +21,7 @@ use crate::driver::descriptor::{Inheritable, Unclaimed, check, named, serves};
 use crate::driver::early_stop::LastWords;
 use crate::driver::generation::{Generation, Legacy, Named, Origin};
 use crate::driver::giving::make_room;
+use crate::driver::laps::Laps;
 use crate::driver::place::{self, Lock, Place};
 use crate::driver::reception::Reception;
 use crate::driver::signals::Caught;

@@ -94,9 +94,10 @@ impl Control {
         }
     }
 
-    /// Stops the service in good order: its predecessors, should any still drain, let go of their copies of every
-    /// socket, and then the control socket is closed and its path removed. Close your own sockets before, and a start that
-    /// comes after this finds every address free.
+    /// Stops the service in good order: its predecessors, should any still drain, let go of their copies of the control
+    /// socket, and of every listener that a [`Handoff`](crate::Handoff) accepts on; then the control socket is closed and its
+    /// path removed. This takes two seconds at the most. Close your own sockets before, and a start that comes after this finds
+    /// their addresses free. A predecessor that is made of these calls closes its sockets itself, at its end at the latest.
     ///
     /// After a handoff it does nothing more than to let go of this object: the service is another process's.
     pub fn close(self) {

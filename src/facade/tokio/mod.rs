@@ -36,7 +36,7 @@ use crate::error::{Error, Result, StateError};
 use crate::state::{Received, State, caught};
 use crate::sys::event::is_readable;
 
-/// Decodes a large state on a thread for blocking work.
+/// Decodes a large state on a thread of its own.
 ///
 /// # Errors
 ///

@@ -66,7 +66,7 @@ async fn receive(mut transfer: Transfer) -> Result<Inherited> {
 pub type Inheritance = form::Inheritance<Tokio>;
 
 impl Inheritance {
-    /// [`crate::Inheritance::state`], decoded on a thread for blocking work.
+    /// [`crate::Inheritance::state`], decoded on a thread of its own.
     ///
     /// # Errors
     ///
@@ -76,7 +76,7 @@ impl Inheritance {
         self.state_with(Received::serde).await
     }
 
-    /// [`crate::Inheritance::state_with`], decoded on a thread for blocking work.
+    /// [`crate::Inheritance::state_with`], decoded on a thread of its own.
     ///
     /// # Errors
     ///
