@@ -82,14 +82,16 @@ struct Desk {
     state: Mutex<DeskState>,
     /// For the task: the application has said something.
     called: Notify,
-    /// For the application: it is over.
-    over: Notify,
+    /// For the application: its connections are to end, or it is over.
+    told: Notify,
 }
 
 #[derive(Debug, Default)]
 struct DeskState {
     proceed: bool,
     drained: bool,
+    /// The service has been given up, and connections are ending.
+    draining: bool,
     over: Option<Over>,
 }
 
@@ -109,8 +111,16 @@ impl Desk {
     }
 
     fn conclude(&self, over: Over) {
-        self.state().over = Some(over);
-        self.over.notify_one();
+        let mut state = self.state();
+        (state.over, state.draining) = (Some(over), false);
+        drop(state);
+        self.told.notify_one();
+    }
+
+    fn drains(&self) {
+        if !std::mem::replace(&mut self.state().draining, true) {
+            self.told.notify_one();
+        }
     }
 
     /// Passes on what the application has said.
@@ -132,7 +142,20 @@ impl Desk {
             if let Some(over) = self.state().over.take() {
                 return over;
             }
-            self.over.notified().await;
+            self.told.notified().await;
+        }
+    }
+
+    /// Waits until connections are to end. Where it is over before that, the outcome stays.
+    async fn draining(&self) {
+        loop {
+            {
+                let state = self.state();
+                if state.draining || state.over.is_some() {
+                    return;
+                }
+            }
+            self.told.notified().await;
         }
     }
 }
@@ -214,8 +237,9 @@ impl Handoff {
                 self.handle.connections.wait().await;
             }
         });
-        let over = self.desk.ended();
-        let mut over = std::pin::pin!(over);
+        // Not before: a drain that begins earlier is in the way of the successor.
+        self.desk.draining().await;
+        let mut over = std::pin::pin!(self.desk.ended());
         ::tokio::select! {
             over = &mut over => return over,
             () = &mut drained => self.desk.drained(),
@@ -371,7 +395,11 @@ impl Attendant {
     async fn run(mut self) {
         loop {
             self.desk.tell(&mut self.steward);
-            match self.poll() {
+            let duty = self.poll();
+            if self.steward.is_draining() {
+                self.desk.drains();
+            }
+            match duty {
                 None => self.wait().await,
                 Some(Duty::Supersede) => self.supersede(),
                 Some(Duty::EndConnections) => self.handle.term().overdue.cancel(),
