@@ -106,7 +106,7 @@ impl Spawned {
         };
         if let Err(error) = std::thread::Builder::new().name("fd-handoff-end".to_owned()).spawn(end) {
             // No thread is to be had, so there is no time to give it.
-            tracing::warn!(event = "killed", successor = pid, %error, "no thread can wait for the successor's end; killing it");
+            tracing::warn!(event = "no_thread", successor = pid, %error, "no thread can see to the successor's end; killing it");
             if let Err(error) = process::kill_child(pid) {
                 tracing::error!(event = "end_failed", successor = pid, %error, "cannot end the successor");
             }
