@@ -707,6 +707,10 @@ impl Generation {
     pub(crate) fn fail(&self, reason: &str) {
         tracing::error!(event = "application_failed", reason, "this process cannot serve");
         self.say_to_predecessor(Word::Relinquish(shorten(reason, MAX_TEXT)));
+        // Whoever has a claim need not wait for this process's end.
+        if let Some(arbiter) = &self.arbiter {
+            arbiter.disclaim();
+        }
         self.leave(Leave::Crashed);
     }
 
