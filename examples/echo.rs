@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Start it again with the same arguments, and the new process takes over. Connections stay with the process
-//! that accepted them, until their client ends them or the drain deadline comes.
+//! that accepted them, until their client ends them or the drain deadline comes. It hears no signals: one that ends it is a crash,
+//! after which a generation that still drains accepts again; one that hears them calls `Control::close`.
 
 use std::error::Error;
 use std::io::{Read, Write};
