@@ -51,6 +51,11 @@ pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
     let samples = load.stop();
     let seen = case::check_losses(&row, &samples)?;
     family.check_owner(owner, generation)?;
+    if row.side == Side::Grandparent {
+        // Nobody has a last word that it waits for.
+        family.process(PREDECESSOR_IS).ended_well()?;
+        family.has_no_predecessor()?;
+    }
     let last = load::ask(&family.place)?;
     family.check_order(owner, &samples)?;
     family.check_count(&samples, last)?;
@@ -78,6 +83,12 @@ impl Family {
             Side::Predecessor => PREDECESSOR_IS,
             Side::Successor => SUCCESSOR_IS,
         }
+    }
+
+    fn has_no_predecessor(&self) -> Check {
+        until("the owner has heard that its predecessor is gone", || {
+            self.place.status().ok()?["predecessor"].is_null().then_some(())
+        })
     }
 
     fn strike(&mut self) -> Check {
@@ -168,16 +179,15 @@ impl Family {
             let answer = ask(&mut self.kept, &self.place)?;
             require(answer.pid == self.kept_by, || format!("the grandparent's connection: {answer:?}"))?;
         }
-        drop(self.kept);
+        // Closed, so that the grandparent has drained.
+        self.kept.close();
         let mut survivor = self.processes.remove(&owner).expect("it serves");
         for (number, process) in &mut self.processes {
             let ended = process.has_ended().is_some() || process.ended_well().is_ok();
             require(ended, || format!("generation {number} has not ended"))?;
         }
+        self.has_no_predecessor()?;
         let place = &self.place;
-        until("the owner has heard that its predecessor is gone", || {
-            place.status().ok()?["predecessor"].is_null().then_some(())
-        })?;
         has_descriptors(&survivor, descriptors)?;
         let mut next = Process::start(place, "", None)?;
         let found = next.serves()?.generation;

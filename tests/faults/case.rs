@@ -1,6 +1,7 @@
 //! One row: a handoff under load, with a fault in it.
 
 use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
 use serde_json::Value;
 
 use crate::load::{self, Answer, CLIENTS, Load, Miss, Sample};
@@ -45,6 +46,11 @@ pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
         load.goes_on(SOME)?;
         pair.successor.signal(Signal::SIGTERM);
     }
+    if row.then == Then::InTime {
+        let nobody = matches!(pair.successor.ended()?, WaitStatus::Exited(_, 0));
+        pair.row = row.decided(nobody);
+    }
+    let row = pair.row;
     pair.strike(&load)?;
     if row.then == Then::Nobody {
         pair.stopped()?;
@@ -87,7 +93,9 @@ pub(crate) fn has_descriptors(survivor: &Process, count: usize) -> Check {
 
 /// What was told to stop has stopped, and whoever starts next finds everything free.
 fn start_anew(row: &Row, place: &Place, load: Load, descriptors: usize) -> Check<Seen> {
-    require(!place.control.exists(), || "the control socket is left over".to_owned())?;
+    // A dead successor leaves the path behind, where nobody listens.
+    let killed = row.side == Side::Successor && row.dies();
+    require(killed || !place.control.exists(), || "the control socket is left over".to_owned())?;
     let mut next = Process::start(place, "", None)?;
     let generation = next.serves()?.generation;
     require(generation == 1, || format!("a cold start is generation {generation}"))?;
@@ -105,7 +113,7 @@ fn start_anew(row: &Row, place: &Place, load: Load, descriptors: usize) -> Check
 
 /// One that is to be told to stop while it initialises does so for long.
 fn initialisation(row: &Row, usual: u64) -> u64 {
-    if row.fault == Fault::Term && row.dies() { LONG } else { usual }
+    if row.fault == Fault::Term && row.frame == "progress" { LONG } else { usual }
 }
 
 pub(crate) fn order(row: &Row, side: Side) -> Option<String> {
@@ -216,7 +224,7 @@ impl Pair {
                 Ok(2)
             }
             Then::Anew => self.successor_serves(1).map(|()| 1),
-            Then::Nobody | Then::Grandparent | Then::Grandchild | Then::Heir => unreachable!("in scenes of their own"),
+            Then::Nobody | Then::InTime | Then::Grandparent | Then::Grandchild | Then::Heir => unreachable!("in scenes of their own"),
         }
     }
 

@@ -160,6 +160,11 @@ impl Connection {
         }
     }
 
+    pub(crate) fn close(&self) {
+        // It may be closed already.
+        let _ = self.stream.get_ref().shutdown(std::net::Shutdown::Both);
+    }
+
     fn get(&mut self) -> io::Result<(Answer, bool)> {
         self.stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")?;
         let (mut length, mut closes) = (0, false);

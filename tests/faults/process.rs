@@ -108,7 +108,7 @@ impl Process {
                 command.args(["echo", &place.listen.to_string()]).arg(&place.control).args([timeouts, &place.more.to_string()]);
             }
         }
-        command.env("RUST_LOG", "info").env_remove("FD_HANDOFF_FAULT");
+        command.env("RUST_LOG", "info").env("RUST_BACKTRACE", "0").env_remove("FD_HANDOFF_FAULT");
         if let Some(fault) = fault {
             command.env("FD_HANDOFF_FAULT", fault);
         }

@@ -52,6 +52,8 @@ pub(crate) enum Then {
     Anew,
     /// Nobody: the service was told to stop, and has.
     Nobody,
+    /// The predecessor, where the successor still counts as one that initialises, or else nobody.
+    InTime,
     /// The predecessor's own predecessor, again.
     Grandparent,
     /// The successor, to which the grandparent has handed over once it had taken back.
@@ -211,10 +213,10 @@ const SUCCESSOR_BATCHES: [(&str, &str); 3] =
 /// The rows of a program, scene by scene, in the order of a handoff.
 pub(crate) fn of(program: Program) -> Vec<Row> {
     match program {
-        Program::Http => [handoff(program), batches(), stop(), grandparent()].concat(),
+        Program::Http => [handoff(program), batches(program), stop(), grandparent()].concat(),
         Program::Echo => {
             // It has no state, and nothing to say of its initialisation.
-            let stateless = [handoff(program), batches()].concat().into_iter();
+            let stateless = [handoff(program), batches(program)].concat().into_iter();
             let stateless = stateless.filter(|row| row.frame != "state" && row.frame != "progress");
             stateless.map(|row| Row { count: Count::Nothing, ..row }).collect()
         }
@@ -328,24 +330,29 @@ fn successor(point: &'static str, frame: &'static str, stage: Stage, fault: Faul
     Row { scene: Scene::Handoff, side: Side::Successor, point, frame, fault, then, loss, count, deadline }
 }
 
-/// It ends while it initialises, and stops the service where that is its own.
+/// It ends while it initialises, and stops the service once that is its own.
 fn successor_told_to_stop(point: &'static str, frame: &'static str) -> Option<Row> {
     let (then, loss, count) = match (point, frame) {
         ("after-send", "progress") => (Then::Predecessor, Loss::None, Count::Exact),
-        ("after-receive", "draining") => (Then::Nobody, Loss::Outage, Count::Anew),
+        ("after-receive", "release") | ("before-send", "active") => (Then::InTime, Loss::Outage, Count::Exact),
         _ => return None,
     };
     let (scene, side, fault) = (Scene::Handoff, Side::Successor, Fault::Term);
     Some(Row { scene, side, point, frame, fault, then, loss, count, deadline: None })
 }
 
-fn batches() -> Vec<Row> {
+fn batches(program: Program) -> Vec<Row> {
+    const FAULTS: [Fault; 4] = [Fault::Kill, Fault::Exit, Fault::Stop, Fault::Abort];
+
     let mut rows = Vec::new();
-    for fault in [Fault::Kill, Fault::Exit, Fault::Stop, Fault::Abort] {
-        rows.extend(PREDECESSOR_BATCHES.map(|(point, frame)| predecessor(point, frame, Transfer, fault)));
+    for (point, frame) in PREDECESSOR_BATCHES {
+        // With the first word the last batch has gone.
+        let whole = program == Program::Echo && frame == "received#2";
+        let stage = if whole { Complete } else { Transfer };
+        rows.extend(FAULTS.map(|fault| predecessor(point, frame, stage, fault)));
     }
-    for fault in [Fault::Kill, Fault::Exit, Fault::Stop, Fault::Abort] {
-        rows.extend(SUCCESSOR_BATCHES.map(|(point, frame)| successor(point, frame, Transfer, fault)));
+    for (point, frame) in SUCCESSOR_BATCHES {
+        rows.extend(FAULTS.map(|fault| successor(point, frame, Transfer, fault)));
     }
     rows.into_iter().map(|row| Row { scene: Scene::Batches, ..row }).collect()
 }
@@ -432,6 +439,16 @@ impl Row {
         self.fault == Fault::Panic && self.side == Side::Successor && self.then == Then::Successor
     }
 
+    /// What has followed where it was one of two things.
+    pub(crate) fn decided(self, nobody: bool) -> Row {
+        let (then, loss, count) = match (self.then, nobody) {
+            (Then::InTime, true) => (Then::Nobody, Loss::Outage, Count::Anew),
+            (Then::InTime, false) => (Then::Predecessor, Loss::None, Count::Exact),
+            _ => return self,
+        };
+        Row { then, loss, count, ..self }
+    }
+
     /// Whether the process ends of it, before anybody lets it.
     pub(crate) fn dies(&self) -> bool {
         let initialises = self.side == Side::Successor && self.then == Then::Predecessor;
@@ -483,6 +500,7 @@ texts! {
         Orphan => "successor, orphaned",
         Anew => "successor, begun anew",
         Nobody => "nobody, as it was told to",
+        InTime => "predecessor, or nobody",
         Grandparent => "grandparent",
         Grandchild => "grandparent, then successor",
         Heir => "grandparent or successor",

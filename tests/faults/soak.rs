@@ -77,6 +77,7 @@ fn fail(place: &Place, row: Row) -> Check {
     let mut successor = Process::start(place, "", Some(&row.order()))?;
     successor.ended().map_err(|error| format!("{}: {error}", row.line()))?;
     until("the predecessor has noticed", || place.status().ok()?["successor"].is_null().then_some(()))
+        .map_err(|error| format!("{}: {error}", row.line()))
 }
 
 fn replace(place: &Place, mut current: Process, generation: u64) -> Check<Process> {
