@@ -36,19 +36,18 @@ def state():
 def count(frame, files):  # below 251 bincode writes one byte without a mark; read at an offset of our own [M61, M62]
     return int.from_bytes(os.pread(files[0].fileno(), 8, int(frame["state"]["length"] > 1)), "little") if files else 0
 
-old = socket.socket(socket.AF_UNIX)
-old.connect(sys.argv[1])
+(old := socket.socket(socket.AF_UNIX)).connect(sys.argv[1])
 receive(old, "hello")
 send(old, type="receive", protocol={"min": 1, "max": 1}, pid=us["pid"], version="peer.py", schemas=[0])
 offer, _ = receive(old, "offer")
-entries, files = [], []
+given = []
 for number in range(offer["batches"]):
     batch, riders = receive(old, "descriptors")
-    entries, files = entries + batch["entries"], files + riders
+    given += [(e, f) for e, f in zip(batch["entries"], riders) if e["name"] != "@owner"]  # it locks nothing [M125]
     send(old, type="received", batch=number)
-keep = [i for i, entry in enumerate(entries) if entry["name"] != "@owner"]  # who does not lock it does not offer it [M124]
-entries, files = [entries[i] for i in keep], [files[i] for i in keep]
-sockets = {(e["name"], e["kind"]): socket.socket(fileno=os.dup(f.fileno())) for e, f in zip(entries, files)}
+entries, files = map(list, zip(*given))
+offer.update(batches=1, descriptors=len(files), pidfd=True)  # as it gives them on
+sockets = {(e["name"], e["kind"]): socket.socket(fileno=os.dup(f.fileno())) for e, f in given}
 control, http = sockets["@control", "unix_listener"], sockets["http", "tcp_listener"]  # or this fails [M56]
 us.update(generation=offer["generation"] + 1, requests=count(*receive(old, "state")))
 send(old, type="ready")
@@ -59,7 +58,7 @@ print("serving", json.dumps(us), flush=True)
 with contextlib.suppress(Exception):  # until P closes [M82] or is silent [M87]; it cannot stop us any more [M81]
     while True:  # `+=` would forget what is answered during the wait
         us["requests"] = count(*receive(old, "draining", "farewell", ms=offer["drain_timeout_ms"])) + us["requests"]
-with contextlib.suppress(OSError): send(old, type="settled", ending="handed_over")  # if P is still there, it must not take back now [M83]
+with contextlib.suppress(OSError): send(old, type="settled", ending="handed_over")  # P is not to take back now [M83]
 print("heard the farewell", json.dumps(us), flush=True)
 while serving:
     serve(control, time.monotonic() + 1e9)
@@ -67,7 +66,7 @@ while serving:
     try:
         send(new, type="hello", protocol={"min": 1, "max": 1}, name="http", version="peer.py", phase="serving", **us)
         receive(new, "receive", ms=5000)
-        send(new, **{**offer, **us, **state(), "batches": 1, "descriptors": len(files), "pidfd": True, "files": [open(os.pidfd_open(us["pid"]))]})
+        send(new, **{**offer, **us, **state(), "files": [open(os.pidfd_open(us["pid"]))]})
         send(new, files, type="descriptors", batch=0, entries=entries)
         receive(new, "received", ms=10000)
         send(new, **state(), type="state")
@@ -77,5 +76,4 @@ while serving:
         with contextlib.suppress(OSError): send(new, type="abort", code="application", reason=repr(failure))
 send(new, **state(), type="release", monotonic_us=time.monotonic_ns() // 1000)
 receive(new, "active", ms=offer["active_timeout_ms"])
-send(new, type="farewell", more=False)
-print("released", flush=True)
+send(new, type="farewell", more=False); print("released", flush=True)

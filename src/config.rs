@@ -42,13 +42,15 @@ pub struct Timeouts {
     /// at the control socket, with [`Handle::upgrade`](crate::Handle::upgrade)) has this long in all, whatever progress
     /// it makes, unless whoever asked has named a time.
     pub ready: Duration,
-    /// The successor, for `release` after its `ready`. 30 s.
+    /// The successor, for `release` after its `ready`, and for the death of a predecessor that has closed the connection
+    /// without a word. 30 s.
     pub release: Duration,
     /// The predecessor, for `active` after its `release`. 5 s; then a silent successor is killed.
     pub active: Duration,
     /// The application of a predecessor whose successor is ready: to stop accepting (to call
-    /// [`finish`](crate::Handoff::finish) once it is superseded), to give its final state, and to give its last one. Where
-    /// it takes longer before *release*, the handoff fails and this process serves on; the last state is then lost. 10 s.
+    /// [`finish`](crate::Handoff::finish) once it is superseded), to give its final state, and to give its last one: each
+    /// has this long. Where one of the first two takes longer, the handoff fails and this process serves on; a last state
+    /// that comes later is lost. [`Handoff`](crate::Handoff) keeps it; for the two calls it means nothing. 10 s.
     pub hook: Duration,
     /// How long the predecessor may drain, after which its successor no longer waits for its farewell. 30 s.
     pub drain: Duration,

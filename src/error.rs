@@ -390,7 +390,7 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Owner {
-    /// This process, without a gap: it never stopped being the one that accepts.
+    /// This process: it has not released the service, or its release never left.
     StillUs,
     /// This process again: it had released, and its successor is dead or said that it does not serve.
     UsAgain,

@@ -72,11 +72,12 @@
 //! use fd_handoff::tokio::{Acceptor, Handoff, last_answer};
 //!
 //! # async fn serve(mut handoff: Handoff, listener: Acceptor<tokio::net::TcpListener>, app: axum::Router)
-//! # -> Result<(), fd_handoff::Failure> {
+//! # -> Result<(), Box<dyn std::error::Error>> {
 //! let app = app.layer(map_response_with_state(handoff.handle(), last_answer));
-//! handoff.serve(|handle| {
+//! let served = handoff.serve(|handle| {
 //!     axum::serve(listener.clone(), app.clone()).with_graceful_shutdown(handle.drained())
-//! }).await?;
+//! });
+//! served.await?.transpose()?;                                             // the server's own error is one of `main`
 //! # Ok(())
 //! # }
 //! ```
@@ -88,7 +89,8 @@
 //! The service above is made of two calls, which are there for programs with a life cycle of their own.
 //! [`handoff_receive`] takes over from whoever runs at the control socket, or begins a cold start;
 //! [`handoff_listen`] is for a program that never inherits. Both take a path or a [`Config`]. The same calls for
-//! tokio are in [`tokio`][on-tokio]. They hear no signals and start no process.
+//! tokio are in [`tokio`][on-tokio]. They hear no signals and start no process; to stop, close the sockets and call
+//! [`Control::close`].
 //!
 //! ```no_run
 //! use fd_handoff::{Acceptor, Offer, handoff_receive};
@@ -102,6 +104,11 @@
 //! loop {
 //!     # fn start_accepting(_: &Acceptor<std::net::TcpListener>) {}
 //!     start_accepting(&acceptor);                                               // on threads of your own
+//!     # fn stops() -> bool { false }
+//!     if stops() {                                                              // whatever it is that says so
+//!         drop(acceptor);                                                       // and those of the threads
+//!         return Ok(control.close());                                           // stopped; without this, a crash
+//!     }
 //!     let successor = control.accept()?;                                        // an allowed peer said `receive`
 //!     let offer = Offer::new().descriptor("http", acceptor.listener());
 //!     let Ok(ready) = successor.offer(offer) else { continue };                 // it failed; still serving
@@ -120,16 +127,48 @@
 //! | what happens | what follows |
 //! | --- | --- |
 //! | the successor dies, gives up or is late before *ready* | the predecessor never stopped serving; [`Owner::StillUs`] |
+//! | the predecessor's application panics, or is late, before *release*; or *release* cannot be sent | the handoff fails, and the predecessor serves; [`Owner::StillUs`] |
 //! | the predecessor dies before everything has arrived | the successor looks for it again, then starts cold |
-//! | the predecessor dies after that, before *release* | the successor takes over with the snapshot |
+//! | the predecessor dies after that, before *release* | the successor takes over with the snapshot, once it is ready |
 //! | the successor dies after *release* | the predecessor takes the service back; [`Owner::UsAgain`] |
 //! | the successor is silent after *release* | it is killed through its pidfd, then the service is taken back; where that is not allowed, the predecessor stays out |
-//! | the successor dies while the predecessor drains | the predecessor takes the service back |
+//! | the successor dies while the predecessor drains, or says that it cannot serve ([`Handoff::fail`]) | the predecessor takes the service back |
+//! | its own handoff to a third process has failed before | the same |
+//! | the owner dies, and several processes could take its place | the kernel chooses one of them, by a lock; the others do not serve |
 //! | the predecessor dies while it drains | the successor is unaffected |
+//! | the service is told to stop | nobody takes back: predecessors that drain close their listeners, so that a start finds every address free |
 //! | another successor connects | it is told `busy` |
 //!
 //! "Dead" is what the kernel says through a pidfd, not a guess from a closed connection. [`Handoff`] acts on all of it:
-//! what is left to the application is [`Finish::Resume`]. The deadlines are in [`Timeouts`].
+//! what is left to the application is [`Finish::Resume`]. The deadlines are in [`Timeouts`]; that for the application's own
+//! part is [`Timeouts::hook`].
+//!
+//! ## How a process ends
+//!
+//! A process has *stopped* if it was told to, or has called [`Handoff::finish`] or [`Control::close`]; it has *handed over* when
+//! its successor serves. **Everything else is a crash**: an error that `main` returns, a `main` that just returns, a panic,
+//! `exit`, a signal that nobody catches, a [`Handoff`] or [`Control`] that is dropped. Nobody is told anything then; whoever has
+//! copies of the sockets takes the service, once the kernel says that this process is dead. So, in `main`:
+//!
+//! - **Return errors**, with `?`, at any place. Before `ready` has returned, the predecessor serves on, and its log has the
+//!   error. After that, one that drains takes the service back; where there is none, nobody serves until whoever supervises the
+//!   service starts it anew.
+//! - **Say what is wrong with [`Handoff::fail`]** where this process finds that it cannot serve after all, such as with a final state
+//!   that it cannot decode: a predecessor that drains hears the reason, and takes the service back at once.
+//! - **Do not go on without a [`Handoff`].** It is what hears signals and successors; once it is dropped, this process accepts
+//!   nothing, and should end.
+//!
+//! ## Signals
+//!
+//! Those that [`HandoffBuilder::stop_on`] and [`HandoffBuilder::upgrade_on`] name are caught from `start` on, also in a process 1,
+//! and do what they do by default again after [`Finish::Exit`].
+//!
+//! | told to stop | then |
+//! | --- | --- |
+//! | a process that initialises | it ends; the predecessor hears why, and serves on |
+//! | one that serves | it drains, and [`Handoff::finish`] gives [`Finish::Exit`] |
+//! | one whose successor initialises | a successor that it has started is ended, and the upgrade cancelled; one that was started elsewhere takes over if it is ready within the drain time |
+//! | one that drains | it goes on; told a second time, it ends now |
 //!
 //! # State
 //!
@@ -141,7 +180,8 @@
 //! | the **final state**, when nothing is accepted any more: what changed since | [`Starting::on_release`] | [`Handoff::final_state`] |
 //! | the **farewell**, when the last connections have ended: what they changed | [`Starting::on_farewell`] | [`Handoff::absorb_farewells`] |
 //!
-//! It travels in a sealed memfd, and is mapped where it arrives as [`Received`]: it costs no second copy.
+//! It travels in a sealed memfd, and is mapped where it arrives as [`Received`]: it costs no second copy. Each is asked for on a
+//! thread of its own; a final state that takes longer than [`Timeouts::hook`] fails the handoff, a farewell that does is lost.
 //!
 #![cfg_attr(feature = "bincode", doc = "```no_run")]
 #![cfg_attr(not(feature = "bincode"), doc = "```ignore")]

@@ -94,7 +94,8 @@ fn logged() -> Vec<(String, Documented)> {
         for level in ["error", "warn", "info", "debug", "trace"] {
             for after in text.split(&format!("tracing::{level}!(")).skip(1) {
                 let (mut event, mut fields) = (String::new(), BTreeSet::new());
-                for argument in arguments(after).iter().filter(|argument| !argument.starts_with('"')) {
+                // Behind the text stands what is shown in it.
+                for argument in arguments(after).iter().take_while(|argument| !argument.starts_with('"')) {
                     match argument.split_once(" = ") {
                         Some(("event", name)) => name.trim_matches('"').clone_into(&mut event),
                         Some((field, _)) => drop(fields.insert(field.to_owned())),

@@ -126,6 +126,7 @@ fn the_peer_has_fewer_than_80_lines() {
     assert!(long.is_empty(), "longer than 120 characters: {long:#?}");
 }
 
+// M125
 #[test]
 #[ignore = "needs python3"]
 fn a_peer_in_python_takes_the_service_and_gives_it_back() {

@@ -143,6 +143,7 @@ fn spawned(steps: &mut impl Iterator<Item = fd_handoff::Result<Step>>) -> u32 {
 }
 
 /// The new process is this one's own, and ends with the upgrade.
+// M129
 fn a_stop_while_the_own_new_process_initialises(form: Form) {
     let mut world = World::start(form);
     world.next(&format!("waits to {}", role_of(form)));

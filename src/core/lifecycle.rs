@@ -129,11 +129,13 @@ impl Lifecycle {
 
     /// What an answer at the control socket depends on.
     pub fn desk(&self) -> Desk {
-        let successor = match (&self.successor, self.accepting) {
-            (Some(successor), _) => Some(successor.pid),
-            (None, true) => None,
+        let successor = match (&self.successor, self.accepting, self.left) {
+            (Some(successor), ..) => Some(successor.pid),
+            // Of one that has stopped or crashed nobody is turned away: whoever has connected before finds it gone, and looks
+            // again, for the next one or for nobody.
+            (None, true, _) | (None, false, Some(Leave::Stopped | Leave::Crashed)) => None,
             // It has been handed over: whoever is next finds the next generation at the path.
-            (None, false) => Some(self.pid),
+            (None, false, _) => Some(self.pid),
         };
         let stopping = self.told.times > 0;
         Desk { operable: self.operated, successor, upgrading: self.upgrade.is_some(), stopping }
@@ -183,6 +185,7 @@ impl Lifecycle {
 
     /// By when the handoff under way has to be ready, since the service was told to stop: at once where the successor is
     /// this process's own child, which is ended; within the time of a drain where somebody else has started it.
+    // M129
     pub fn stop_limit(&self, drain: Duration) -> Option<Instant> {
         let told = self.told.first?;
         Some(if self.own_child { told } else { told + drain })
@@ -272,6 +275,7 @@ impl Lifecycle {
 
     /// The application lets the service go. Only the first word counts; whoever says nothing once its successor serves has
     /// handed over.
+    // M127
     pub fn leave(&mut self, how: Leave) -> Leaving {
         let handed_over = self.phase == Phase::Draining && how == Leave::Crashed;
         let how = if handed_over { Leave::HandedOver } else { how };
@@ -292,71 +296,5 @@ impl Lifecycle {
     pub fn is_done(&self) -> bool {
         self.left.is_some()
             && (self.left == Some(Leave::Crashed) || self.successor.is_none() || self.predecessor.is_none())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::wire::PROTOCOL;
-
-    fn serving() -> Lifecycle {
-        let mut life = Lifecycle::new(2, 22, true);
-        life.own(VecDeque::new(), None);
-        life
-    }
-
-    fn receive() -> Receive {
-        Receive { protocol: PROTOCOL, pid: 33, version: "1".to_owned(), schemas: vec![0] }
-    }
-
-    #[test]
-    fn an_upgrade_is_busy_with_itself_a_handoff_and_a_stop() {
-        let (mut life, now) = (serving(), Instant::now());
-        assert_eq!(life.ask_upgrade(now), Ok(()));
-        assert!(life.ask_upgrade(now).is_err());
-        let mut life = serving();
-        life.receive(&receive());
-        assert!(life.ask_upgrade(now).is_err());
-        let mut life = serving();
-        life.tell_to_stop(now);
-        assert!(life.ask_upgrade(now).is_err());
-    }
-
-    #[test]
-    fn a_stop_ends_an_own_child_at_once_and_leaves_others_the_time_of_a_drain() {
-        let (mut life, now, drain) = (serving(), Instant::now(), Duration::from_secs(3));
-        life.receive(&receive());
-        assert_eq!(life.stop_limit(drain), None);
-        life.tell_to_stop(now);
-        assert_eq!(life.stop_limit(drain), Some(now + drain));
-        life.has_own_child();
-        assert_eq!(life.stop_limit(drain), Some(now));
-    }
-
-    #[test]
-    fn two_words_are_all_that_a_stop_can_say() {
-        let (mut life, now) = (serving(), Instant::now());
-        assert!(life.tell_to_stop(now) && !life.is_to_end_now());
-        assert!(life.tell_to_stop(now) && life.is_to_end_now());
-        assert!(!life.tell_to_stop(now));
-    }
-
-    #[test]
-    fn only_one_that_stops_while_it_serves_removes_the_path() {
-        assert!(serving().leave(Leave::Stopped).removes_path);
-        assert_eq!(serving().leave(Leave::Crashed), Leaving { removes_path: false, settles: None });
-        let mut life = serving();
-        life.receive(&receive());
-        life.release();
-        assert_eq!(life.leave(Leave::HandedOver), Leaving { removes_path: false, settles: Some(Ending::HandedOver) });
-    }
-
-    #[test]
-    fn a_crash_stays_one_whatever_is_said_behind_it() {
-        let mut life = serving();
-        life.leave(Leave::Crashed);
-        assert_eq!(life.leave(Leave::Stopped).settles, None);
-        assert_eq!(life.left(), Some(Leave::Crashed));
     }
 }

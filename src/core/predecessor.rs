@@ -202,7 +202,7 @@ impl<F> Predecessor<F> {
 
     /// Gives the service up, unless there is nobody to take it: while nothing is given up, a mistake costs
     /// nothing.
-    // M52
+    // M52, M120
     fn release(&mut self, now: Instant, state: Option<Packet<F>>, monotonic_us: u64, timens: Option<u64>) {
         if self.closed {
             return self.fail(Cause::Closed(Peer::Successor));
@@ -346,6 +346,7 @@ impl<F> Predecessor<F> {
     }
 
     /// Says that a frame means nothing, and reads the next.
+    // M128
     fn refuse(&mut self, code: ErrorCode, message: String) {
         if self.step != Step::Over && self.refused < MAX_REFUSED {
             self.refused += 1;
@@ -375,6 +376,7 @@ impl<F> Predecessor<F> {
 
     /// Not a byte of a frame has left, and it cannot be sent now. Before release that ends the handoff, and so it does
     /// where it is the release: nothing was given up. What comes later is tried again.
+    // M121
     fn unsent(&mut self, frame: &'static str, reason: String) {
         let cause = Cause::Unsent { frame, reason };
         if self.has_not_released() {
@@ -393,6 +395,7 @@ impl<F> Predecessor<F> {
     }
 
     /// Whether the service is this side's now. Where another process was faster, it is that one's.
+    // M124
     fn claimed(&mut self, ours: bool) {
         match (self.claim.take(), ours, self.step) {
             (Some(Claim::TakeBack(cause)), true, _) => self.end(PredecessorEvent::TakenBack(cause)),

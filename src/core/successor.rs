@@ -323,6 +323,7 @@ impl<F> Successor<F> {
     }
 
     /// Whether the service is this side's now. Where the predecessor died, another heir of its may have been faster.
+    // M123, M124
     fn claimed(&mut self, now: Instant, ours: bool) {
         match self.claim.take() {
             Some(Claim::Released(state, release)) if ours => {

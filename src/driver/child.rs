@@ -105,7 +105,11 @@ impl Spawned {
             Err(error) => tracing::error!(event = "end_failed", successor = pid, %error, "cannot reap the successor"),
         };
         if let Err(error) = std::thread::Builder::new().name("fd-handoff-end".to_owned()).spawn(end) {
-            tracing::error!(event = "end_failed", successor = pid, %error, "cannot end the successor");
+            // No thread is to be had, so there is no time to give it.
+            tracing::warn!(event = "killed", successor = pid, %error, "no thread can wait for the successor's end; killing it");
+            if let Err(error) = process::kill_child(pid) {
+                tracing::error!(event = "end_failed", successor = pid, %error, "cannot end the successor");
+            }
         }
     }
 }

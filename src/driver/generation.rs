@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::core::record::{Laps, micros};
+use crate::core::record::micros;
 use crate::core::wire::{
     Attempt, Ending, Entry, ErrorCode, Event, Failure, FdStatus, FileId, Hello, MAX_LINE, MAX_TEXT, News, Outcome,
     PROTOCOL, Phase, PredecessorStatus, Receive, Status, shorten,
@@ -19,6 +19,7 @@ use crate::core::{Cause, Desk, Leave, Lifecycle, Packet, Peer, Predecessor, Succ
 use crate::driver::arbiter::Arbiter;
 use crate::driver::channel::{Channel, Link};
 use crate::driver::descriptor::{Attachment, named, status_of};
+use crate::driver::laps::Laps;
 use crate::driver::place::Place;
 use crate::error::{Error, Result, StateError};
 use crate::state::Received;
@@ -76,8 +77,10 @@ struct Board {
     /// Who wants to hear how the upgrade under way ends.
     asker: Asker,
     /// Lets go of what else there are copies of: the application's sockets.
-    holdings: Option<Box<dyn FnOnce(BorrowedFd<'_>) + Send>>,
+    holdings: Option<Holdings>,
     letting_go: LettingGo,
+    /// What the path leads to, until it is removed: once.
+    path: Option<FileId>,
     /// Whether the predecessor would take back.
     watched: bool,
     /// Why the background has given up.
@@ -93,6 +96,9 @@ impl fmt::Debug for Board {
         f.debug_struct("Board").field("life", &self.life).finish_non_exhaustive()
     }
 }
+
+/// Closes what there are copies of: the descriptor that it gets takes the place of each.
+type Holdings = Box<dyn FnOnce(BorrowedFd<'_>) + Send>;
 
 /// How far this process is with letting its copies go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,6 +210,7 @@ impl Generation {
                 asker: Asker::Nobody,
                 holdings: None,
                 letting_go: LettingGo::Not,
+                path: path_id,
                 watched: false,
                 broken: None,
                 listening: 0,
@@ -625,6 +632,7 @@ impl Generation {
 
     /// Nobody will take back here. The predecessor hears the same, and the background lets everything go: at once where
     /// another process serves; after the predecessor where nobody does, so that whoever starts next finds every address free.
+    // M126
     pub(crate) fn wind_up(&self, ending: Ending) {
         let wait = if ending == Ending::Stopped { SETTLE } else { Duration::ZERO };
         let mut board = self.board();
@@ -652,8 +660,14 @@ impl Generation {
         let mut board = self.board();
         let holdings = board.holdings.take();
         board.letting_go = LettingGo::Done;
+        let owned = if board.life.is_accepting() { board.path.take() } else { None };
         drop(board);
         holdings.into_iter().for_each(|let_go| let_go(self.let_go.as_fd()));
+        // Before the listener: whoever starts next puts a socket of its own there once nobody listens, and that one is not
+        // to be removed.
+        if let Some(ours) = owned {
+            self.place.remove(ours);
+        }
         file::replace(self.listener.as_fd(), self.let_go.as_fd());
         self.let_go.raise();
         self.requests.raise();
@@ -693,6 +707,10 @@ impl Generation {
     pub(crate) fn fail(&self, reason: &str) {
         tracing::error!(event = "application_failed", reason, "this process cannot serve");
         self.say_to_predecessor(Word::Relinquish(shorten(reason, MAX_TEXT)));
+        // Whoever has a claim need not wait for this process's end.
+        if let Some(arbiter) = &self.arbiter {
+            arbiter.disclaim();
+        }
         self.leave(Leave::Crashed);
     }
 
@@ -707,12 +725,13 @@ impl Generation {
             // Nobody has accepted it, and nobody will.
             board.life.no_successor();
         }
+        let path = if leaving.removes_path { board.path.take() } else { None };
         drop(board);
         if awaited {
             // Nobody will begin it, and somebody may wait for it.
             self.upgrade_failed(0, "the service has stopped");
         }
-        if let (true, Some(ours)) = (leaving.removes_path, self.path_id) {
+        if let Some(ours) = path {
             self.place.remove(ours);
         }
         if let Some(ending) = leaving.settles {

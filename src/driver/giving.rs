@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-use crate::core::record::{Laps, micros};
+use crate::core::record::micros;
 use crate::core::wire::{
     self, Ending, Entry, ErrorCode, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, News, Outcome, Receive,
 };
@@ -18,6 +18,7 @@ use crate::driver::channel::{Link, Point};
 use crate::driver::child::Spawned;
 use crate::driver::descriptor::{Attachment, Shared, application_name, describe, entry, examine};
 use crate::driver::generation::{Arrival, Generation, Named, Word};
+use crate::driver::laps::Laps;
 use crate::driver::place;
 use crate::error::{Error, Failure, Owner, Result, StateError};
 use crate::state::State;
@@ -255,6 +256,7 @@ impl Giving {
     }
 
     /// What is handed over besides the application's: the control listener, and what the owner of the service holds.
+    // M125
     fn own_descriptors(&self) -> Result<Vec<(Arc<Entry>, Attachment)>> {
         let control: Shared = Arc::new(ControlListener(Arc::clone(&self.generation)));
         let facts = describe(control.as_fd()).map_err(Error::io("examine the control socket"))?;

@@ -9,6 +9,7 @@ pub(crate) mod early_stop;
 pub(crate) mod generation;
 pub(crate) mod giving;
 pub(crate) mod hooks;
+pub(crate) mod laps;
 pub(crate) mod launch;
 pub(crate) mod place;
 pub(crate) mod reception;

@@ -12,7 +12,7 @@ use tracing::Span;
 use tracing::field::Empty;
 
 use crate::config::Config;
-use crate::core::record::{Laps, remember};
+use crate::core::record::remember;
 use crate::core::wire::{self, Attempt, Entry, FileId, Outcome, PROTOCOL, PredecessorStatus, Receive, Release};
 use crate::core::{Cause, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
 use crate::driver::arbiter::Arbiter;
@@ -21,12 +21,12 @@ use crate::driver::descriptor::{Inheritable, Unclaimed, check, named, serves};
 use crate::driver::early_stop::LastWords;
 use crate::driver::generation::{Generation, Legacy, Named, Origin};
 use crate::driver::giving::make_room;
+use crate::driver::laps::Laps;
 use crate::driver::place::{self, Lock, Place};
 use crate::driver::reception::Reception;
 use crate::driver::signals::Caught;
 use crate::error::{Error, PathProblem, Result};
 use crate::state::Received;
-use crate::sys::event::Poller;
 use crate::sys::{file, limits, process, socket};
 
 /// How many times to look for the service again when the one that was found is lost on the way.
@@ -514,7 +514,8 @@ impl Prepared {
     }
 
     /// What to wait for once it has said so; nothing on a cold start.
-    pub(crate) fn poller(&self) -> Option<Arc<Poller>> {
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poller(&self) -> Option<Arc<crate::sys::event::Poller>> {
         self.source.link().map(|link| Arc::clone(link.poller()))
     }
 
@@ -634,7 +635,7 @@ impl Readied {
     }
 
     /// Begins the new generation.
-    // M9
+    // M9, M122
     pub(crate) fn own(self, takeover: Takeover) {
         let Readied { generation, source, .. } = self;
         let span = match &source {

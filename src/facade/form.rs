@@ -13,13 +13,19 @@ use std::sync::Arc;
 use super::registry::Shuts;
 use crate::driver::descriptor::Shared;
 
-pub use super::blocking::form::Blocking;
 pub use super::connection::Connection;
 pub use super::handle::Handle;
 pub use super::inheritance::Inheritance;
 pub use super::starting::Starting;
+
+/// The [form](Form) whose calls block: std's sockets, and threads.
+#[derive(Debug, Clone, Copy)]
+pub enum Blocking {}
+
+/// The [form](Form) whose calls are awaited: tokio's sockets, and tasks.
 #[cfg(feature = "tokio")]
-pub use super::tokio::form::Tokio;
+#[derive(Debug, Clone, Copy)]
+pub enum Tokio {}
 
 /// How a program waits: [`Blocking`], or [`Tokio`](crate::form::Tokio) with the feature `tokio`. Sealed.
 pub trait Form: sealed::Sealed + Debug + Sized + 'static {

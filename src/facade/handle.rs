@@ -47,7 +47,8 @@ impl<F: Form> Handle<F> {
         F::begin(&self.connections)
     }
 
-    /// Stops the service.
+    /// Stops the service: it accepts nothing more, drains, and [`Finish::Exit`](crate::Finish) is what it ends with. Whoever says so
+    /// again, by this call, a signal or at the control socket, has it wait for nothing any more.
     pub fn stop(&self) {
         self.generation.ask_stop();
     }

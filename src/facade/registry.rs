@@ -34,19 +34,6 @@ pub(crate) trait Shuts: Send + Sync {
     fn open(&self);
 }
 
-impl Shuts for crate::facade::blocking::accept::Gate {
-    fn shut(&self) {
-        crate::facade::blocking::accept::Gate::shut(self);
-    }
-
-    /// [`crate::facade::blocking::accept::Gate::shut`] has done it.
-    fn tell(&self) {}
-
-    fn open(&self) {
-        crate::facade::blocking::accept::Gate::open(self);
-    }
-}
-
 /// The sockets of one generation by name, in the order in which they were registered. What an offer is made from stays as
 /// it is while others change the registry.
 #[derive(Clone, Default)]

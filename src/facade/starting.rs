@@ -141,7 +141,8 @@ impl<F: Form> Starting<F> {
     }
 
     /// The inherited UDP socket of this name, or else a new one, bound to `addr`. Port 0 stands for any port. Stop
-    /// reading from it when superseded: what has come stays for the successor.
+    /// reading from it when superseded: what has come stays for the successor. It is the application's own: when the service
+    /// stops, its address is free once the application has dropped it.
     ///
     /// # Errors
     ///
@@ -250,7 +251,8 @@ impl<F: Form> Starting<F> {
     }
 
     /// The inherited descriptor of this name, or else what `make` makes: for a socket or file of any other kind. It is
-    /// offered to each successor. In either form it is a type of std's, to be made tokio's with its `from_std`.
+    /// offered to each successor. In either form it is a type of std's, to be made tokio's with its `from_std`. What this gives
+    /// is the application's own: when the service stops, nobody closes it but the application.
     ///
     /// # Errors
     ///

@@ -44,6 +44,14 @@ pub(crate) fn monotonic() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
 }
 
+/// Kills a child that nobody has reaped, so that its id is its own, and reaps it.
+pub(crate) fn kill_child(pid: u32) -> io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    rustix::process::kill_process(pid, Signal::KILL)?;
+    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())?;
+    Ok(())
+}
+
 /// Whether this process is the first of its pid namespace: the kernel ends all others with it, and keeps from it the
 /// signals that it does not catch. See `pid_namespaces(7)`.
 pub(crate) fn is_init() -> bool {

@@ -105,7 +105,7 @@ fn end(world: &World, process: &mut Process, how: &str, code: Option<i32>) -> Ch
 }
 
 fn predecessor_ends_early(world: &World, how: &str, code: Option<i32>) -> Check<String> {
-    let mut old = world.serving("P", "offer=wait")?;
+    let mut old = world.serving("P", "offer=wait lingers")?;
     world.ask()?;
     let new = world.start("S", "")?;
     world.hears("P", "offers")?;

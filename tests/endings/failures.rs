@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -17,9 +18,12 @@ use crate::process::{Check, Process, World, require};
 use crate::raw::Raw;
 
 /// What P may have open where descriptors in flight are the matter, and how many of them are.
-const FILES: u64 = 200;
-const IN_FLIGHT: usize = 400;
-const AT_ONCE: usize = 200;
+const FILES: u64 = 120;
+const IN_FLIGHT: usize = 200;
+const AT_ONCE: usize = 100;
+/// Where all rows are of one user, what is in flight in one row counts in the others.
+static IN_FLIGHT_BY_ONE: Mutex<()> = Mutex::new(());
+
 /// More threads than any process here has ended.
 const KEPT_STACKS: usize = 4;
 
@@ -105,6 +109,7 @@ fn no_process(world: &World) -> Check<String> {
 
 /// Somebody else of that user has descriptors in flight: see `unix(7)`, ETOOMANYREFS.
 fn release_cannot_be_sent(world: &World) -> Check<String> {
+    let _alone = IN_FLIGHT_BY_ONE.lock();
     let old = world.serving("P", "")?;
     limit(world, "P", &format!("files {FILES}"))?;
     world.ask()?;
@@ -129,6 +134,7 @@ fn release_cannot_be_sent(world: &World) -> Check<String> {
 
 /// Whoever has asked for the upgrade hears why it failed, and the service can be stopped.
 fn release_of_an_upgrade_cannot_be_sent(world: &World) -> Check<String> {
+    let _alone = IN_FLIGHT_BY_ONE.lock();
     let mut old = world.serving("P", "")?;
     limit(world, "P", &format!("files {FILES}"))?;
     world.next("S", "init=wait")?;

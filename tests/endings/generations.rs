@@ -12,14 +12,13 @@ const CLIENTS: usize = 2;
 
 pub(crate) fn rows(rows: &mut Rows) {
     for how in ["kill", "error", "stop"] {
-        for victim in 0..TAGS.len() {
-            let name = format!("of four generations, {} ends by {how}", TAGS[victim]);
+        for (victim, tag) in TAGS.iter().enumerate() {
+            let name = format!("of four generations, {tag} ends by {how}");
             rows.add(&name, move |world| one_ends(world, victim, how));
         }
     }
     rows.add("of four generations, T is killed, then S, then P", |world| each_ends(world, &[3, 2, 1]));
-    rows.add("of four generations, S is killed, then T", |world| each_ends(world, &[2, 3]));
-    rows.add("of four generations, S and P are killed, then T", |world| each_ends(world, &[2, 1, 3]));
+    rows.add("of four generations, S is killed, then T, and nobody is in the way of a start", heirs_are_gone);
 }
 
 /// Four of them, each with a connection of its own.
@@ -123,6 +122,23 @@ fn stopped(world: &World, mut family: Family, victim: usize, load: Load) -> Chec
     world.owned_by(&family.processes[3], 4)?;
     family.serve_on()?;
     Ok(waited)
+}
+
+/// Whoever was replaced watches the one that has replaced it, and nobody else. When S is dead while T serves, P has no claim
+/// any more, and O none since P was past its probation: both let go. So nobody takes T's place, and a start finds every
+/// address free.
+fn heirs_are_gone(world: &World) -> Check<String> {
+    let mut family = Family::start(world)?;
+    family.processes[2].kill()?;
+    world.owned_by(&family.processes[3], 4)?;
+    for heir in 0..2 {
+        world.has_let_go(&family.processes[heir], &family.processes[3])?;
+    }
+    family.processes[3].kill()?;
+    let next = world.serving("N", "")?;
+    world.owned_by(&next, 1)?;
+    family.serve_on()?;
+    Ok(String::new())
 }
 
 /// Killed in this order; whoever is the youngest serves.

@@ -1,5 +1,6 @@
 //! A place where one service lives, and its processes: this same program, which plays it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -106,8 +107,9 @@ impl World {
     pub(crate) fn of_another_user(form: Form) -> Check<World> {
         let mut world = World::new(form)?;
         if Uid::effective().is_root() {
-            static NEXT_USER: AtomicU32 = AtomicU32::new(54_321);
-            let user = NEXT_USER.fetch_add(1, SeqCst);
+            static USERS: AtomicU32 = AtomicU32::new(0);
+            // What is in flight is counted for each user: another run of this test has others.
+            let user = 20_000 + std::process::id() % 2_000 * 16 + USERS.fetch_add(1, SeqCst) % 16;
             let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(user)));
             nix::unistd::chown(world.directory.path(), owner.0, owner.1).map_err(|error| error.to_string())?;
             world.user = Some(user);
@@ -149,6 +151,8 @@ impl World {
     fn command(&self, command: &mut Command, tag: &str, words: &str) -> std::io::Result<()> {
         let log = File::options().create(true).append(true).open(self.directory.path().join("log"))?;
         command.env(BEHAVIOUR, self.words(tag, words));
+        // It takes its time, when there is little of it: with this word a process that panics is about to end for a while.
+        command.env("RUST_BACKTRACE", if words.contains("lingers") { "1" } else { "0" });
         command.stdin(OwnedFd::from(self.line.try_clone()?)).stdout(self.output.try_clone()?).stderr(log);
         if let Some(user) = self.user {
             command.uid(user).gid(user);
@@ -277,11 +281,33 @@ impl World {
         until("it has heard that it is to stop", || self.log().contains("event=\"stop\"").then_some(()))
     }
 
+    /// Waits until this process has none of the service's listeners: their inodes are those of the process that serves.
+    pub(crate) fn has_let_go(&self, process: &Process, serving: &Process) -> Check {
+        // `st` of proc(5): 0A is LISTEN, and the inode is the tenth column.
+        let table = std::fs::read_to_string("/proc/net/tcp").map_err(|error| error.to_string())?;
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let listening: HashSet<&str> = rows.filter(|row| row.get(3) == Some(&"0A")).map(|row| row[9]).collect();
+        let listeners: Vec<String> =
+            sockets(serving.pid()).into_iter().filter(|inode| listening.contains(&inode[..])).collect();
+        require(!listeners.is_empty(), || "who serves listens".to_owned())?;
+        until("it has let the listeners go", || {
+            let left = sockets(process.pid());
+            (!listeners.iter().any(|inode| left.contains(inode))).then_some(())
+        })
+    }
+
     pub(crate) fn log(&self) -> String {
         let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
         let said = self.reports.lines.lock().map(|lines| lines.join("; ")).unwrap_or_default();
         format!("{log}they said: {said}")
     }
+}
+
+/// The inodes of a process's sockets.
+fn sockets(pid: u32) -> Vec<String> {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let links = open.filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned()));
+    links.filter_map(|link| Some(link.strip_prefix("socket:[")?.trim_end_matches(']').to_owned())).collect()
 }
 
 fn read(lines: &mut BufReader<UnixStream>) -> std::io::Result<Value> {

@@ -19,7 +19,7 @@ const REQUESTS: usize = 3;
 /// How many handoffs there are between two looks at the count, where nobody dies who holds it.
 const SEGMENT: u64 = 8;
 /// Long enough to be there when a successor dies that has just begun to serve.
-const WORDS: &str = "probation=1500";
+const WORDS: &str = "probation=3000";
 
 /// What happens in a handoff.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Processes that are told to stop, in every phase.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -38,7 +38,7 @@ pub(crate) fn rows(rows: &mut Rows) {
 
 /// Each time an older generation or two hold copies of the listeners.
 fn stop_and_start(world: &World, times: usize, three: bool) -> Check<String> {
-    let mut slowest = std::time::Duration::ZERO;
+    let mut slowest = Duration::ZERO;
     let mut first = world.serving("P0", "")?;
     for time in 0..times {
         let mut kept = vec![(world.connect()?, first.pid())];
@@ -98,7 +98,7 @@ fn stop_of_a_successor(world: &World) -> Check<String> {
 }
 
 /// P serves on and says why.
-fn refused_to_serve(world: &World, old: &Process, took: std::time::Duration) -> Check<String> {
+fn refused_to_serve(world: &World, old: &Process, took: Duration) -> Check<String> {
     let reason = world.attempt("failed")?;
     require(reason.contains("told to stop"), || format!("the reason is {reason:?}"))?;
     require(took < process::AT_ONCE, || format!("it took {took:?}"))?;
@@ -117,7 +117,7 @@ fn stop_of_a_cold_start(world: &World) -> Check<String> {
     started_anew(world, took)
 }
 
-fn started_anew(world: &World, took: std::time::Duration) -> Check<String> {
+fn started_anew(world: &World, took: Duration) -> Check<String> {
     require(!world.control.exists(), || "the control socket is left over".to_owned())?;
     require(took < process::AT_ONCE, || format!("it took {took:?}"))?;
     let next = world.serving("N", "")?;
@@ -199,12 +199,13 @@ fn stop_of_a_predecessor_in_time(world: &World) -> Check<String> {
 }
 
 fn stop_of_a_predecessor_late(world: &World) -> Check<String> {
+    let drain = Duration::from_millis(300);
     let mut old = world.serving("P", "drain=300")?;
     let mut new = world.start("S", "init=wait")?;
     world.hears("S", "initialises")?;
     let told = Instant::now();
     old.signal(Signal::SIGTERM);
-    let took = old.exits_with(0)?.duration_since(told);
+    let took = old.exits_with(0)?.duration_since(told).saturating_sub(drain);
     world.tell("S", "go")?;
     new.exits_with(1)?;
     require(!world.has_heard("S", "serves"), || "S got to serve".to_owned())?;
@@ -217,7 +218,7 @@ fn hangs_stopped(world: &World, signal: Signal) -> Check<String> {
     world.hears("P", "exits")?;
     old.signal(signal);
     old.ends_by(signal)?;
-    started_anew(world, std::time::Duration::ZERO)
+    started_anew(world, Duration::ZERO)
 }
 
 fn hangs_handed_over(world: &World, signal: Signal) -> Check<String> {
@@ -260,6 +261,7 @@ fn second_stop_while_handed_over(world: &World) -> Check<String> {
     require(took < process::AT_ONCE, || format!("it took {took:?}"))?;
     world.owned_by(&new, 2)?;
     // Its farewell has been said all the same: two on the kept connection, and one of the look.
+    world.hears("S", "absorbs")?;
     let count = world.ask()?.count;
     require(count == 3, || format!("{count} were counted, and not 3"))?;
     Ok(format!("{:.1} ms", took.as_secs_f64() * 1e3))

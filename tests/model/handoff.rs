@@ -163,8 +163,8 @@ impl Handoff {
         let call = &world.calls[k];
         if world.runs(call.taker) {
             match call.taking {
-                Taking::Initialising => steps.extend([Step::Progress(k), Step::Ready(k)]),
-                Taking::Progressing => steps.push(Step::Ready(k)),
+                Taking::Initialising if self.setting.reports => steps.extend([Step::Progress(k), Step::Ready(k)]),
+                Taking::Initialising | Taking::Progressing => steps.push(Step::Ready(k)),
                 _ => {}
             }
         }
@@ -177,7 +177,7 @@ impl Handoff {
             Giving::Draining | Giving::Counting if !world.follows(giver) => steps.push(Step::Farewell(k)),
             _ => {}
         }
-        if call.giving == Giving::Draining {
+        if call.giving == Giving::Draining && self.setting.reports {
             steps.push(Step::Count(k));
         }
         if call.jammed {

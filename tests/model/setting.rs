@@ -30,6 +30,8 @@ pub(crate) struct Setting {
     pub(crate) hang_ups: bool,
     /// A successor that serves may itself hand over.
     pub(crate) chains: bool,
+    /// Both sides may tell how far they are: the successor initialises, the predecessor drains.
+    pub(crate) reports: bool,
     pub(crate) mistake: Option<Mistake>,
 }
 

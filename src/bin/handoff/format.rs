@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::builder::styling::Style;
 use fd_handoff::client::{Attempt, Outcome, Phase};
 
-use crate::problem::{BAD, DOUBTFUL, GOOD};
+use crate::style::{BAD, DOUBTFUL, GOOD};
 
 /// A text from the service with nothing in it that a terminal would act on.
 pub(crate) fn clean(text: &str) -> String {

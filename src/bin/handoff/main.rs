@@ -9,6 +9,7 @@ mod output;
 mod problem;
 mod status;
 mod stop;
+mod style;
 mod table;
 mod upgrade;
 mod watch;

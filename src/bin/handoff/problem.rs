@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::builder::styling::{AnsiColor, Style};
+use clap::builder::styling::AnsiColor;
 use fd_handoff::client::Client;
 use fd_handoff::{Error, ErrorCode, PathProblem};
 
@@ -138,13 +138,6 @@ fn owner(path: &Path) -> String {
         Err(_) => String::new(),
     }
 }
-
-/// How bad news looks.
-pub(crate) const BAD: Style = AnsiColor::Red.on_default();
-/// How news looks that is neither.
-pub(crate) const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
-/// How good news looks.
-pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,8 @@ use crate::format::{
     ago, clean, generations, micros, outcome, outcome_style, painted, phase, process, some_process, span,
 };
 use crate::output::Output;
-use crate::problem::{DOUBTFUL, GOOD, Problem, connect, explain};
+use crate::problem::{Problem, connect, explain};
+use crate::style::{DOUBTFUL, GOOD};
 use crate::table::{Cell, Table};
 
 const BOLD: Style = Style::new().bold();

@@ -106,7 +106,7 @@ fn lines_of(row: &[Cell], widths: &[usize], before: usize, room: usize) -> Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::GOOD;
+    use crate::style::GOOD;
 
     #[test]
     fn columns_line_up_whatever_their_style() {

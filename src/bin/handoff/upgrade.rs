@@ -12,7 +12,8 @@ use crate::Service;
 use crate::after::{After, look};
 use crate::format::{clean, micros, painted, parse_duration, span, summary};
 use crate::output::{Line, Output, is_interactive};
-use crate::problem::{GOOD, Problem, connect, explain};
+use crate::problem::{Problem, connect, explain};
+use crate::style::GOOD;
 use crate::watch::news;
 
 /// How long the first word may take: the service says at once that it was asked.

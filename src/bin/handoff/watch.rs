@@ -12,8 +12,9 @@ use crate::Service;
 use crate::after::{After, look};
 use crate::format::{clean, generations, micros, outcome, painted, summary};
 use crate::output::{Line, Output};
-use crate::problem::{BAD, DOUBTFUL, GOOD, Problem, connect, explain};
+use crate::problem::{Problem, connect, explain};
 use crate::status::headline;
+use crate::style::{BAD, DOUBTFUL, GOOD};
 
 /// How often to see whether somebody still reads, while there is nothing to write.
 const LOOK_FOR_READER: Duration = Duration::from_secs(1);

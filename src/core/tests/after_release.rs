@@ -43,7 +43,7 @@ fn ready_is_said_once() {
     assert_eq!(pair.giver_aborted(), Some(ErrorCode::OutOfOrder));
 }
 
-// M77
+// M77, M128
 #[test]
 fn a_frame_out_of_order_after_release_is_refused_and_decides_nothing() {
     let mut pair = Pair::initialising().readied().release();

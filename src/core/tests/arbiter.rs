@@ -9,6 +9,7 @@ use crate::core::{
 
 const PROBATION: Waits = Waits { probation: SECOND, ..WAITS };
 
+// M120, M122
 #[test]
 fn the_lock_goes_from_whoever_accepts_to_whoever_accepts() {
     let mut pair = Pair::initialising().readied();
@@ -45,6 +46,7 @@ fn a_successor_that_is_released_to_stays_out_where_another_process_serves() {
     assert!(matches!(pair.giver_events.last(), Some(GiverEvent::Unknown(Cause::Aborted { .. }))));
 }
 
+// M123
 #[test]
 fn a_successor_that_could_not_take_the_lock_gives_the_service_back() {
     let mut pair = Pair::initialising().readied().release();
@@ -80,6 +82,7 @@ fn an_orphan_takes_the_lock() {
     assert_eq!(pair.taker_released(), Some(false));
 }
 
+// M124
 #[test]
 fn an_orphan_that_is_outrun_fails() {
     for ready_first in [true, false] {

@@ -21,7 +21,7 @@ fn settled(pair: &Pair) -> Vec<Ending> {
     pair.giver_events.iter().filter_map(ending).collect()
 }
 
-// M76
+// M76, M126
 #[test]
 fn a_successor_that_has_stopped_waits_until_its_predecessor_has_let_go() {
     let mut pair = Pair::serving(PROBATION);

@@ -11,7 +11,7 @@ fn cause(frame: &'static str) -> Cause {
     Cause::Unsent { frame, reason: FULL.to_owned() }
 }
 
-// M70
+// M70, M121
 #[test]
 fn a_release_that_cannot_be_sent_gives_nothing_up() {
     let mut pair = Pair::initialising().readied().release();

@@ -450,7 +450,7 @@ pub enum News {
     Draining,
     /// The predecessor has drained.
     Farewell,
-    /// The successor stops in good order, or hands over itself.
+    /// The successor has stopped in good order, or another process serves after it.
     Settled,
     /// The handoff failed; the predecessor never stopped serving.
     Failed,

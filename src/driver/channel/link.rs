@@ -207,7 +207,7 @@ where
         if now.duration_since(since) > RETRY_FOR {
             self.stuck = None;
             self.channel.withdraw();
-            return self.garble(now, WireError::Broken(sending(&error)));
+            return self.garble(now, WireError::Broken(sending(error)));
         }
         tracing::warn!(event = "unsent", frame, %error, "a frame cannot be sent now");
         self.stuck = Some((since, now + RETRY));

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use super::{Duty, Late, Over, STOPPED, Steward, TOO_LATE};
-use crate::core::wire::Ending;
+use crate::core::wire::{Ending, ErrorCode};
 use crate::core::{Finish, FinishInput, FinishOutput, FinishWaits, Leave, Packet};
 use crate::driver::giving::{Giving, Milestone};
 use crate::driver::hooks::Hook;
@@ -158,7 +158,7 @@ impl Steward {
         let Some(giving) = &mut handover.giving else { return };
         if let Err(error) = giving.offer((self.application.offer)(), snapshot) {
             // What follows is found by the next poll.
-            giving.cut_short(crate::core::wire::ErrorCode::Application, &error.to_string());
+            giving.cut_short(ErrorCode::Application, &error.to_string());
         }
     }
 
@@ -195,7 +195,7 @@ impl Steward {
     fn give_up(&self, handover: &mut Handover, reason: String) {
         handover.asked = None;
         if let Some(giving) = &mut handover.giving {
-            giving.cut_short(crate::core::wire::ErrorCode::Application, &reason);
+            giving.cut_short(ErrorCode::Application, &reason);
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::facade::form::{self, Blocking};
+use crate::facade::registry::Shuts;
 use crate::sys::event::{Signal, wait_readable};
 
 /// Accepts connections on a listener, from any number of threads, until it is stopped.
@@ -49,18 +50,31 @@ impl Gate {
         (!*shut).then(accept)
     }
 
-    pub(crate) fn shut(&self) {
+    fn close(&self) {
         let mut shut = self.shut.write().unwrap_or_else(PoisonError::into_inner);
         if !std::mem::replace(&mut shut, true) {
             self.stop.raise();
         }
     }
 
-    pub(crate) fn open(&self) {
+    fn reopen(&self) {
         let mut shut = self.shut.write().unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut shut, false) {
             self.stop.lower();
         }
+    }
+}
+
+impl Shuts for Gate {
+    fn shut(&self) {
+        self.close();
+    }
+
+    /// [`Gate::close`] has done it.
+    fn tell(&self) {}
+
+    fn open(&self) {
+        self.reopen();
     }
 }
 
@@ -154,12 +168,12 @@ impl<L: Listener> Acceptor<L> {
     /// Makes every present and future [`Acceptor::accept`] return `None`: when this returns, nothing more is
     /// accepted. Connections that wait in the kernel's queue stay there, for the successor.
     pub fn stop(&self) {
-        self.gate.shut();
+        self.gate.close();
     }
 
     /// Accepts again after [`Acceptor::stop`]: this process has taken the service back.
     pub fn resume(&self) {
-        self.gate.open();
+        self.gate.reopen();
     }
 
     /// The listener.

@@ -7,11 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::facade::blocking::accept::{Acceptor, Connections, Counted, Listener};
-use crate::facade::form::{Form, Gated, sealed};
-
-/// The [form](Form) whose calls block: std's sockets, and threads.
-#[derive(Debug, Clone, Copy)]
-pub enum Blocking {}
+use crate::facade::form::{Blocking, Form, Gated, sealed};
 
 impl sealed::Sealed for Blocking {}
 

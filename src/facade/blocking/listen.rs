@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crate::config::Config;
 use crate::core::Leave;
 use crate::core::wire::Ending;
 use crate::driver::child::Spawned;
@@ -13,31 +12,9 @@ use crate::driver::generation::Generation;
 use crate::driver::generation::SETTLE;
 use crate::driver::giving::{Giving, Milestone, Offer};
 use crate::driver::reception::{Next, Reception};
-use crate::driver::taking::{Found, Search};
-use crate::error::{Error, Failure, PathProblem, Result, StateError};
-use crate::facade::blocking::receive::Inheritance;
+use crate::error::{Error, Failure, Result, StateError};
 use crate::state::{Received, State};
 use crate::sys::event::wait_readable;
-
-/// Begins to listen at a control socket for a service that inherits nothing: generation 1.
-///
-/// The socket is there when this returns, with mode 0600 unless the configuration says otherwise. A stale
-/// socket is replaced.
-///
-/// # Errors
-///
-/// [`PathProblem::AlreadyRunning`] where a service listens there, and whatever else is wrong with the path.
-pub fn handoff_listen(config: impl Into<Config>) -> Result<Control> {
-    // Nothing but a cold start is left to a program that inherits nothing.
-    let mut search = Search::new(config.into().cold_start(true));
-    loop {
-        match search.look()? {
-            Found::Nobody(inherited) => return Inheritance::from(*inherited).ready(),
-            Found::Service(transfer) => return Err(transfer.place_problem(PathProblem::AlreadyRunning)),
-            Found::Starting(again) => wait_until(again),
-        }
-    }
-}
 
 /// The control socket of a generation that serves. A thread named `fd-handoff` serves those who look.
 ///
@@ -117,9 +94,10 @@ impl Control {
         }
     }
 
-    /// Stops the service in good order: its predecessors, should any still drain, let go of their copies of every
-    /// socket, and then the control socket is closed and its path removed. Close your own sockets before, and a start that
-    /// comes after this finds every address free.
+    /// Stops the service in good order: its predecessors, should any still drain, let go of their copies of the control
+    /// socket, and of every listener that a [`Handoff`](crate::Handoff) accepts on; then the control socket is closed and its
+    /// path removed. This takes two seconds at the most. Close your own sockets before, and a start that comes after this finds
+    /// their addresses free. A predecessor that is made of these calls closes its sockets itself, at its end at the latest.
     ///
     /// After a handoff it does nothing more than to let go of this object: the service is another process's.
     pub fn close(self) {
@@ -334,9 +312,4 @@ pub(crate) fn pause(waited: std::io::Result<()>) {
 
 fn wait(fds: &[BorrowedFd<'_>], deadline: Option<Instant>) -> Result<()> {
     wait_readable(fds, deadline).map_err(Error::io("wait"))
-}
-
-/// For a lock that another process holds.
-pub(crate) fn wait_until(moment: Instant) {
-    std::thread::sleep(moment.saturating_duration_since(Instant::now()));
 }

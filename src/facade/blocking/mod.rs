@@ -11,6 +11,6 @@ mod starting;
 pub use accept::{Accepted, Acceptor, Connection, Counted, Listener};
 pub use handle::Handle;
 pub use handoff::Handoff;
-pub use listen::{Control, Ready, Released, Successor, handoff_listen};
-pub use receive::{Inheritance, handoff_receive};
+pub use listen::{Control, Ready, Released, Successor};
+pub use receive::{Inheritance, handoff_listen, handoff_receive};
 pub use starting::Starting;

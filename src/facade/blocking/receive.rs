@@ -2,16 +2,37 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::Config;
 use crate::driver::generation::Generation;
 use crate::driver::signals::Caught;
 use crate::driver::taking::{Found, Inherited, Search, Transfer};
-use crate::error::{Error, Result, StateError};
-use crate::facade::blocking::listen::{Control, wait_until};
+use crate::error::{Error, PathProblem, Result, StateError};
+use crate::facade::blocking::listen::Control;
 use crate::facade::form::{self, Blocking};
 use crate::state::Received;
 use crate::sys::event::wait_readable;
+
+/// Begins to listen at a control socket for a service that inherits nothing: generation 1.
+///
+/// The socket is there when this returns, with mode 0600 unless the configuration says otherwise. A stale
+/// socket is replaced.
+///
+/// # Errors
+///
+/// [`PathProblem::AlreadyRunning`] where a service listens there, and whatever else is wrong with the path.
+pub fn handoff_listen(config: impl Into<Config>) -> Result<Control> {
+    // Nothing but a cold start is left to a program that inherits nothing.
+    let mut search = Search::new(config.into().cold_start(true));
+    loop {
+        match search.look()? {
+            Found::Nobody(inherited) => return Inheritance::from(*inherited).ready(),
+            Found::Service(transfer) => return Err(transfer.place_problem(PathProblem::AlreadyRunning)),
+            Found::Starting(again) => wait_until(again),
+        }
+    }
+}
 
 /// Takes copies of everything from the service that runs at this control socket; where nobody runs there,
 /// begins a cold start.
@@ -112,4 +133,9 @@ impl Inheritance {
             }
         }
     }
+}
+
+/// For a lock that another process holds.
+fn wait_until(moment: Instant) {
+    std::thread::sleep(moment.saturating_duration_since(Instant::now()));
 }

@@ -16,8 +16,7 @@ use futures_core::Stream;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::form::Tokio;
-use crate::facade::form;
+use crate::facade::form::{self, Tokio};
 
 /// How long a server waits after a failed `accept(2)`: the process is out of descriptors, most likely.
 const AFTER_AN_ERROR: Duration = Duration::from_millis(100);

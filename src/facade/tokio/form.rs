@@ -9,11 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::accept::{Acceptor, Counted, Listener};
-use crate::facade::form::{Form, Gated, sealed};
-
-/// The [form](Form) whose calls are awaited: tokio's sockets, and tasks.
-#[derive(Debug, Clone, Copy)]
-pub enum Tokio {}
+use crate::facade::form::{Form, Gated, Tokio, sealed};
 
 impl sealed::Sealed for Tokio {}
 

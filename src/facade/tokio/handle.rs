@@ -2,10 +2,10 @@
 
 use ::tokio::sync::oneshot;
 
-use super::form::{Term, Tokio};
+use super::form::Term;
 use crate::core::wire::Attempt;
 use crate::error::{Error, Result};
-use crate::facade::form;
+use crate::facade::form::{self, Tokio};
 
 /// [`crate::Handle`] on tokio: what other tasks can do with a service.
 ///

@@ -242,10 +242,11 @@ impl Handoff {
     /// ```no_run
     /// # #[cfg(feature = "axum")]
     /// # async fn serve(mut handoff: fd_handoff::tokio::Handoff, app: axum::Router,
-    /// #     listener: fd_handoff::tokio::Acceptor<tokio::net::TcpListener>) -> Result<(), fd_handoff::Failure> {
-    /// handoff.serve(|handle| {
+    /// #     listener: fd_handoff::tokio::Acceptor<tokio::net::TcpListener>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let served = handoff.serve(|handle| {
     ///     axum::serve(listener.clone(), app.clone()).with_graceful_shutdown(handle.drained())
-    /// }).await?;
+    /// });
+    /// served.await?.transpose()?;
     /// # Ok(())
     /// # }
     /// ```

@@ -6,35 +6,16 @@ use std::time::Instant;
 
 use ::tokio::task::JoinHandle;
 
-use super::receive::Inheritance;
 use super::{Watched, seal};
-use crate::config::Config;
 use crate::core::Leave;
 use crate::core::wire::Ending;
 use crate::driver::child::Spawned;
 use crate::driver::generation::{Generation, SETTLE};
 use crate::driver::giving::{Giving, Milestone, Offer};
 use crate::driver::reception::{Next, Reception};
-use crate::driver::taking::{Found, Search};
-use crate::error::{Error, Failure, Owner, PathProblem, Result, StateError};
+use crate::error::{Error, Failure, Owner, Result, StateError};
 use crate::state::{Received, State};
 use crate::sys::event::Poller;
-
-/// [`crate::handoff_listen`] on tokio.
-///
-/// # Errors
-///
-/// As there.
-pub async fn handoff_listen(config: impl Into<Config>) -> Result<Control> {
-    let mut search = Search::new(config.into().cold_start(true));
-    loop {
-        match search.look()? {
-            Found::Nobody(inherited) => return Inheritance::from(*inherited).ready().await,
-            Found::Service(transfer) => return Err(transfer.place_problem(PathProblem::AlreadyRunning)),
-            Found::Starting(again) => ::tokio::time::sleep_until(again.into()).await,
-        }
-    }
-}
 
 /// The control socket of a generation that serves. A task serves those who look.
 ///

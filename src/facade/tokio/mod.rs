@@ -27,8 +27,8 @@ pub use self::axum::last_answer;
 pub use accept::{Accepted, Acceptor, Connection, Counted, Incoming, Listener};
 pub use handle::Handle;
 pub use handoff::Handoff;
-pub use listen::{Control, Ready, Released, Successor, handoff_listen};
-pub use receive::{Inheritance, handoff_receive};
+pub use listen::{Control, Ready, Released, Successor};
+pub use receive::{Inheritance, handoff_listen, handoff_receive};
 pub use starting::Starting;
 
 use crate::core::Packet;
@@ -36,7 +36,7 @@ use crate::error::{Error, Result, StateError};
 use crate::state::{Received, State, caught};
 use crate::sys::event::is_readable;
 
-/// Decodes a large state on a thread for blocking work.
+/// Decodes a large state on a thread of its own.
 ///
 /// # Errors
 ///

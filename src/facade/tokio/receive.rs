@@ -2,16 +2,31 @@
 
 use std::sync::Arc;
 
-use super::form::Tokio;
 use super::listen::Control;
 use super::{Watched, off_runtime};
 use crate::config::Config;
 use crate::driver::generation::Generation;
 use crate::driver::signals::Caught;
 use crate::driver::taking::{Found, Inherited, Search, Transfer};
-use crate::error::{Result, StateError};
-use crate::facade::form;
+use crate::error::{PathProblem, Result, StateError};
+use crate::facade::form::{self, Tokio};
 use crate::state::Received;
+
+/// [`crate::handoff_listen`] on tokio.
+///
+/// # Errors
+///
+/// As there.
+pub async fn handoff_listen(config: impl Into<Config>) -> Result<Control> {
+    let mut search = Search::new(config.into().cold_start(true));
+    loop {
+        match search.look()? {
+            Found::Nobody(inherited) => return Inheritance::from(*inherited).ready().await,
+            Found::Service(transfer) => return Err(transfer.place_problem(PathProblem::AlreadyRunning)),
+            Found::Starting(again) => ::tokio::time::sleep_until(again.into()).await,
+        }
+    }
+}
 
 /// [`crate::handoff_receive`] on tokio.
 ///
@@ -51,7 +66,7 @@ async fn receive(mut transfer: Transfer) -> Result<Inherited> {
 pub type Inheritance = form::Inheritance<Tokio>;
 
 impl Inheritance {
-    /// [`crate::Inheritance::state`], decoded on a thread for blocking work.
+    /// [`crate::Inheritance::state`], decoded on a thread of its own.
     ///
     /// # Errors
     ///
@@ -61,7 +76,7 @@ impl Inheritance {
         self.state_with(Received::serde).await
     }
 
-    /// [`crate::Inheritance::state_with`], decoded on a thread for blocking work.
+    /// [`crate::Inheritance::state_with`], decoded on a thread of its own.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::form::{Terms, Tokio};
+use super::form::Terms;
 use super::handle::Handle;
 use super::handoff::{ENDING, Handoff, Idle};
 use super::receive::handoff_receive;
@@ -11,8 +11,9 @@ use crate::driver::generation::Generation;
 use crate::driver::signals::Caught;
 use crate::driver::worker::Surround;
 use crate::error::{Result, StateError};
+use crate::facade::HandoffBuilder;
+use crate::facade::form::{self, Tokio};
 use crate::facade::starting::Parts;
-use crate::facade::{HandoffBuilder, form};
 use crate::state::Received;
 
 /// [`crate::Starting`] on tokio: a service that initialises. On an upgrade its predecessor serves meanwhile.

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
         let mut inheritance = handoff_receive(config)?;
         assert_eq!(inheritance.take_all::<OwnedFd>("fd")?.len(), count);
-        inheritance.ready()?;
+        inheritance.ready()?.close();
         Ok(())
     })
 }

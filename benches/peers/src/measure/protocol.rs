@@ -145,8 +145,11 @@ fn take(control: &Path) -> Taken {
     let began = Instant::now();
     let mut inheritance = fd_handoff::handoff_receive(control)?;
     let fds = inheritance.take_all("fd")?;
-    let _control = inheritance.ready()?;
-    Ok((began.elapsed(), fds))
+    let control = inheritance.ready()?;
+    let took = began.elapsed();
+    // In good order: the giver is not to take back.
+    control.close();
+    Ok((took, fds))
 }
 
 fn take_on_tokio(control: &Path) -> Taken {
@@ -155,8 +158,10 @@ fn take_on_tokio(control: &Path) -> Taken {
         let began = Instant::now();
         let mut inheritance = fd_handoff::tokio::handoff_receive(control).await?;
         let fds = inheritance.take_all("fd")?;
-        let _control = inheritance.ready().await?;
-        Ok((began.elapsed(), fds))
+        let control = inheritance.ready().await?;
+        let took = began.elapsed();
+        control.close().await;
+        Ok((took, fds))
     })
 }
 

@@ -17,7 +17,8 @@ pub(crate) use trial::successor;
 use crate::Service;
 use crate::format::clean;
 use crate::output::Output;
-use crate::problem::{BAD, DOUBTFUL, GOOD, Problem};
+use crate::problem::Problem;
+use crate::style::{BAD, DOUBTFUL, GOOD};
 use crate::table::{Cell, Table};
 
 #[derive(Debug, Args)]

@@ -534,7 +534,10 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
     };
     let rows = [
         ("a line with its line feed", format!("{} bytes", grouped(MAX_LINE))),
-        ("descriptors in one handoff, the control listener among them", grouped(MAX_DESCRIPTORS)),
+        (
+            "descriptors in one handoff, the control listener and the file of the lock among them",
+            grouped(MAX_DESCRIPTORS),
+        ),
         ("descriptors in one batch", format!("1 to {MAX_BATCH}")),
         ("a descriptor's name", format!("1 to {MAX_NAME} bytes of UTF-8, no control characters")),
         (
