@@ -9,6 +9,7 @@
 //! after which a generation that still drains accepts again; one that hears them calls `Control::close`.
 
 use std::error::Error;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -35,9 +36,11 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) -> Result<(), Box<dyn 
     });
 
     let mut inheritance = handoff_receive(config)?;
+    let wanted = args.next().and_then(|count| count.parse().ok()).unwrap_or_default();
+    let more = more(inheritance.take_all("more")?, wanted)?;
     let listener = inheritance.tcp_listener("echo", listen)?;
     let listen = listener.local_addr()?;
-    let service = Service { acceptor: Acceptor::new(listener)? };
+    let service = Service { acceptor: Acceptor::new(listener)?, more };
     let control = inheritance.ready()?;
     service.start();
     println!("ready generation={} pid={} listen={listen}", control.generation(), std::process::id());
@@ -61,10 +64,17 @@ fn set(timeouts: &mut Timeouts, wanted: &str) {
     }
 }
 
+/// So many more descriptors that go along, for tests: what was inherited, or else new ones.
+fn more(inherited: Vec<File>, wanted: usize) -> std::io::Result<Vec<File>> {
+    let missing = wanted.saturating_sub(inherited.len());
+    let new = (0..missing).map(|_| File::open("/dev/null"));
+    inherited.into_iter().map(Ok).chain(new).collect()
+}
+
 /// Hands over to each successor that asks, until one has taken the service.
 fn serve(control: &Control, service: &Service) -> Result<(), Box<dyn Error>> {
     loop {
-        let offer = Offer::new().descriptor("echo", service.acceptor.listener());
+        let offer = Offer::new().descriptor("echo", service.acceptor.listener()).group("more", &service.more);
         let Ok(ready) = control.accept()?.offer(offer) else {
             // It failed, this process still serves, and the reason is in the log and in status.
             continue;
@@ -105,6 +115,7 @@ fn drain(released: &mut Released, service: &Service) -> Result<(), fd_handoff::F
 
 struct Service {
     acceptor: Acceptor<TcpListener>,
+    more: Vec<File>,
 }
 
 impl Service {

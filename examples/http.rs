@@ -8,6 +8,7 @@
 //! ```
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -47,6 +48,9 @@ pub(crate) struct Args {
     /// Other deadlines than the library's, for tests: `active=500`.
     #[arg(long, value_name = "NAME=MS", value_delimiter = ',', hide = true)]
     timeouts: Vec<Timeout>,
+    /// So many more descriptors that go along, for tests.
+    #[arg(long, default_value_t = 0, hide = true)]
+    more: usize,
 }
 
 impl Args {
@@ -108,6 +112,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
 
     let listener = starting.tcp_listener("http", args.listen)?;
     let listen = listener.listener().local_addr()?;
+    let more = more(starting.take_all("more")?, args.more)?;
     let count = Arc::new(Count::from(starting.state::<u64>().await?.unwrap_or(0)));
     count.goes_along_with(&mut starting);
     warm_up(args.slow_start, |message| starting.progress(message)).await;
@@ -124,6 +129,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             Err(error) => tracing::error!(%error, "cannot read a farewell"),
         }
     });
+    if args.more > 0 {
+        handoff.handle().register_group("more", &more)?;
+    }
+    drop(more);
     let service = Arc::new(Service { count, generation: handoff.generation(), handle: handoff.handle() });
     println!("ready generation={} pid={} listen={listen}", handoff.generation(), std::process::id());
     loop {
@@ -135,6 +144,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             Finish::Resume => {}
         }
     }
+}
+
+/// What was inherited, or else new ones.
+fn more(inherited: Vec<File>, wanted: usize) -> std::io::Result<Vec<File>> {
+    let missing = wanted.saturating_sub(inherited.len());
+    let new = (0..missing).map(|_| File::open("/dev/null"));
+    inherited.into_iter().map(Ok).chain(new).collect()
 }
 
 /// Initialisation that takes its time, and says so.

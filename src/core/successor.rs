@@ -429,6 +429,10 @@ impl<F> Successor<F> {
             Step::Watched => self.step = Step::Alone,
             Step::Alone | Step::Over => {}
             _ => {
+                // What it was about to take is for whoever takes back.
+                if self.claim.take().is_some() {
+                    self.outputs.push_back(Output::Disclaim);
+                }
                 let reason = shorten(&cause.to_string(), MAX_TEXT);
                 self.send(Abort { code: cause.code(), reason });
                 self.end(cause);

@@ -50,6 +50,12 @@ impl EarlyStop {
         &self.caught
     }
 
+    /// This process is about to say that it is ready, and may own the service any moment: from here on only its end counts,
+    /// since the lock of the owner is free by then. A word that came before would be heard while it is held.
+    pub(crate) fn is_ready(&self) {
+        self.last_words.lock().unwrap_or_else(PoisonError::into_inner).predecessor = None;
+    }
+
     pub(crate) fn leave_behind(&self, last_words: LastWords) {
         *self.last_words.lock().unwrap_or_else(PoisonError::into_inner) = last_words;
     }

@@ -167,15 +167,10 @@ impl Giving {
         link.poller()
             .add(generation.let_go.as_fd(), LET_GO, Interest::Read)
             .map_err(Error::io("watch the successor"))?;
-        // The background has heard it, before there was a link.
-        link.reach(Instant::now(), Point::AfterReceive, "receive");
-        let (successor, version) = (receive.pid, receive.version.as_str());
-        let (number, predecessor) = (generation.number, std::process::id());
+        let (successor, number, predecessor) = (receive.pid, generation.number, std::process::id());
         link.span = tracing::error_span!("handoff", role = "predecessor", generation = number, predecessor, successor);
-        link.span.in_scope(|| tracing::info!(event = "receive", version, "a successor asks for the service"));
-        let message = format!("process {successor}, version {version}, asks for the service");
-        generation.tell(News::Receive, Some(successor), Some(began), message);
-        Ok(Giving {
+        // Whole before anything can panic: what happens to its successor then is said where it is dropped.
+        let mut giving = Giving {
             generation,
             span: link.span.clone(),
             link: Some(link),
@@ -185,7 +180,17 @@ impl Giving {
             over: false,
             held: None,
             child: None,
-        })
+        };
+        giving.begin();
+        Ok(giving)
+    }
+
+    fn begin(&mut self) {
+        // The background has heard it, before there was a link.
+        self.link_mut().reach(Instant::now(), Point::AfterReceive, "receive");
+        let Receive { pid, version, .. } = &self.successor;
+        self.span.in_scope(|| tracing::info!(event = "receive", version, "a successor asks for the service"));
+        self.tell(News::Receive, &format!("process {pid}, version {version}, asks for the service"));
     }
 
     fn link(&self) -> &Link<Predecessor<Attachment>> {

@@ -6,10 +6,12 @@ use serde_json::Value;
 
 use crate::load::{self, Answer, CLIENTS, Load, Miss, Sample};
 use crate::process::{Check, Place, Process, Program, require, until};
-use crate::rows::{Count, Fault, Loss, Row, Side, Then};
+use crate::rows::{Count, Fault, Loss, Row, Scene, Side, Then};
 
 /// How many requests show that it goes on.
-const SOME: u64 = 20;
+pub(crate) const SOME: u64 = 20;
+/// Milliseconds that nobody waits for.
+const LONG: u64 = 60_000;
 
 /// What was seen where all is well.
 #[derive(Debug, Default)]
@@ -36,9 +38,24 @@ pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
     load.goes_on(SOME)?;
     let before = load.answered();
 
-    let successor = Process::start(&place, &successor_timeouts(&row), order(&row, Side::Successor).as_deref())?;
+    let theirs = Place { slow: initialisation(&row, place.slow), ..place.clone() };
+    let successor = Process::start(&theirs, &successor_timeouts(&row), order(&row, Side::Successor).as_deref())?;
     let mut pair = Pair { row, place: place.clone(), predecessor, successor };
+    if row.scene == Scene::Stop {
+        pair.successor_serves(2)?;
+        load.goes_on(SOME)?;
+        pair.successor.signal(Signal::SIGTERM);
+    }
+    if row.then == Then::InTime {
+        let nobody = matches!(pair.successor.ended()?, WaitStatus::Exited(_, 0));
+        pair.row = row.decided(nobody);
+    }
+    let row = pair.row;
     pair.strike(&load)?;
+    if row.then == Then::Nobody {
+        pair.stopped()?;
+        return start_anew(&row, &place, load, descriptors.len());
+    }
     let generation = pair.settle()?;
     let owner = pair.owner();
     load.goes_on(SOME)?;
@@ -59,10 +76,7 @@ pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
     require(status["pid"] == owner && status["generation"] == generation, || {
         format!("{owner} was to serve: {status}")
     })?;
-    until("the survivor has as many descriptors as before", || {
-        (survivor.descriptors().len() == descriptors.len()).then_some(())
-    })
-    .map_err(|error| format!("{error}: {:?} instead of {descriptors:?}", survivor.descriptors()))?;
+    has_descriptors(&survivor, descriptors.len())?;
     match place.program {
         Program::Http => hand_over(&place, &mut survivor, last)?,
         Program::Echo => hand_over_without_count(&row, &place, &mut survivor, generation)?,
@@ -70,18 +84,52 @@ pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
     Ok(seen)
 }
 
-fn order(row: &Row, side: Side) -> Option<String> {
+pub(crate) fn has_descriptors(survivor: &Process, count: usize) -> Check {
+    until("the survivor has as many descriptors as before", || {
+        (survivor.descriptors().len() == count).then_some(())
+    })
+    .map_err(|error| format!("{error}: {:?} instead of {count}", survivor.descriptors()))
+}
+
+/// What was told to stop has stopped, and whoever starts next finds everything free.
+fn start_anew(row: &Row, place: &Place, load: Load, descriptors: usize) -> Check<Seen> {
+    // A dead successor leaves the path behind, where nobody listens.
+    let killed = row.side == Side::Successor && row.dies();
+    require(killed || !place.control.exists(), || "the control socket is left over".to_owned())?;
+    let mut next = Process::start(place, "", None)?;
+    let generation = next.serves()?.generation;
+    require(generation == 1, || format!("a cold start is generation {generation}"))?;
+    load.goes_on(SOME)?;
+    let samples = load.stop();
+    let seen = check_losses(row, &samples)?;
+    let last = load::ask(place)?;
+    let answers = samples.iter().filter_map(|sample| sample.result.as_ref().ok());
+    let own = 1 + answers.filter(|answer| answer.pid == next.pid()).count() as u64;
+    require(last.pid == next.pid() && last.requests == own, || format!("{last:?}, and not {own} requests"))?;
+    has_descriptors(&next, descriptors)?;
+    hand_over(place, &mut next, last)?;
+    Ok(seen)
+}
+
+/// One that is to be told to stop while it initialises does so for long.
+fn initialisation(row: &Row, usual: u64) -> u64 {
+    if row.fault == Fault::Term && row.frame == "progress" { LONG } else { usual }
+}
+
+pub(crate) fn order(row: &Row, side: Side) -> Option<String> {
     (row.side == side).then(|| row.order())
 }
 
 /// Short where the predecessor has to notice that its successor has stopped; long where it has to outlive its drain.
 fn predecessor_timeouts(row: &Row) -> String {
     match (row.side, row.fault, row.deadline) {
+        _ if row.scene == Scene::Stop || row.then == Then::Nobody => "probation=20000".to_owned(),
         (Side::Successor, Fault::Stop, deadline) => short(deadline),
+        (Side::Successor, ..) if row.is_caught() => String::new(),
         (Side::Successor, ..) => "probation=20000".to_owned(),
         // How long it may drain, it tells its successor itself.
         (Side::Predecessor, Fault::Stop, Some("drain")) => short(row.deadline),
-        (Side::Predecessor, ..) => String::new(),
+        (Side::Predecessor | Side::Grandparent, ..) => String::new(),
     }
 }
 
@@ -97,26 +145,36 @@ fn short(deadline: Option<&str>) -> String {
     deadline.map(|name| format!("{name}=1000")).unwrap_or_default()
 }
 
+/// Waits until a fault has ended a process as it does.
+pub(crate) fn ends_by(faulty: &mut Process, fault: Fault) -> Check {
+    match fault {
+        Fault::Kill => faulty.killed(Signal::SIGKILL),
+        Fault::Term => faulty.killed(Signal::SIGTERM),
+        Fault::Exit | Fault::Return => faulty.exited(0),
+        Fault::Error => faulty.exited(1),
+        Fault::Panic => faulty.exited(101),
+        Fault::Stop | Fault::Abort => Ok(()),
+    }
+}
+
 impl Pair {
     /// Waits for the fault, and where it is a stop, until the other side has noticed; then lets it go on.
     fn strike(&mut self, load: &Load) -> Check {
-        let faulty = match self.row.side {
-            Side::Predecessor => &mut self.predecessor,
-            Side::Successor => &mut self.successor,
-        };
+        let successor = self.row.side == Side::Successor;
+        let faulty = if successor { &mut self.successor } else { &mut self.predecessor };
         match self.row.fault {
-            Fault::Kill => {
-                let status = faulty.ended()?;
-                require(matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)), || format!("{status:?}"))
-            }
-            Fault::Exit => faulty.ended_well(),
-            Fault::Abort => Ok(()),
             Fault::Stop => {
                 faulty.stopped()?;
                 self.wait_for_deadline(load)?;
                 self.faulty().signal(Signal::SIGCONT);
                 Ok(())
             }
+            Fault::Panic if self.row.is_caught() => until("the background panics", || {
+                let log = std::fs::read_to_string(&self.place.log).unwrap_or_default();
+                log.contains("a fault that a test has asked for").then_some(())
+            }),
+            Fault::Term if !self.row.dies() => Ok(()),
+            fault => ends_by(faulty, fault),
         }
     }
 
@@ -129,7 +187,8 @@ impl Pair {
             // Nobody waits for one that has not said what it wants.
             _ if self.row.leaves_no_trace() => load.goes_on(10 * SOME),
             (Side::Predecessor, Then::Predecessor) => self.successor_failed(),
-            (Side::Predecessor, _) => {
+            (Side::Predecessor, Then::Nobody) => self.successor.ended_well(),
+            (Side::Predecessor | Side::Grandparent, _) => {
                 self.successor_serves(2)?;
                 until("the successor waits no longer", || {
                     let status = self.place.status().ok()?;
@@ -139,10 +198,7 @@ impl Pair {
             (Side::Successor, Then::Predecessor) => {
                 until("the predecessor waits no longer", || self.place.status().ok().filter(has_failed).map(drop))
             }
-            (Side::Successor, Then::Fenced) => {
-                let status = self.successor.ended()?;
-                require(matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)), || format!("{status:?}"))
-            }
+            (Side::Successor, Then::Fenced) => self.successor.killed(Signal::SIGKILL),
             (Side::Successor, _) => self.predecessor.ended_well(),
         }
     }
@@ -168,11 +224,24 @@ impl Pair {
                 Ok(2)
             }
             Then::Anew => self.successor_serves(1).map(|()| 1),
+            Then::Nobody | Then::InTime | Then::Grandparent | Then::Grandchild | Then::Heir => unreachable!("in scenes of their own"),
         }
     }
 
+    /// Waits until both have ended, and well where the fault has not ended them.
+    fn stopped(&mut self) -> Check {
+        let dead = self.row.dies().then_some(self.row.side);
+        for (side, process) in [(Side::Successor, &mut self.successor), (Side::Predecessor, &mut self.predecessor)] {
+            if dead != Some(side) {
+                process.ended_well().map_err(|error| format!("{side}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
     fn predecessor_serves(&self) -> Check {
-        let no_trace = self.row.leaves_no_trace() && self.row.dies();
+        // Where the predecessor has not greeted yet, it may find that the successor is gone before it asks.
+        let no_trace = self.row.leaves_no_trace() && self.row.dies() || self.row.frame == "hello";
         until("the predecessor says that it serves", || {
             let status = self.place.status().ok()?;
             let serves = status["phase"] == "serving" && status["generation"] == 1 && status["successor"].is_null();
@@ -186,8 +255,7 @@ impl Pair {
     }
 
     fn successor_failed(&mut self) -> Check {
-        let status = self.successor.ended()?;
-        require(matches!(status, WaitStatus::Exited(_, 1)), || format!("the successor was to fail: {status:?}"))
+        self.successor.exited(1).map_err(|error| format!("the successor: {error}"))
     }
 
     fn survivor_is_predecessor(&self) -> bool {
@@ -213,7 +281,7 @@ fn has_failed(status: &Value) -> bool {
     last.is_some_and(|attempt| attempt["outcome"] == "failed" || attempt["outcome"] == "taken_back")
 }
 
-fn check_losses(row: &Row, samples: &[Sample]) -> Check<Seen> {
+pub(crate) fn check_losses(row: &Row, samples: &[Sample]) -> Check<Seen> {
     let refused = samples.iter().filter(|sample| matches!(sample.result, Err(Miss::Refused))).count();
     let lost: Vec<&Sample> = samples.iter().filter(|sample| matches!(sample.result, Err(Miss::Lost(_)))).collect();
     let most = match row.loss {

@@ -138,13 +138,13 @@ impl From<io::Error> for Miss {
     }
 }
 
-struct Connection {
+pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
     requests: u32,
 }
 
 impl Connection {
-    fn open(addr: SocketAddr) -> io::Result<Connection> {
+    pub(crate) fn open(addr: SocketAddr) -> io::Result<Connection> {
         let stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
@@ -152,12 +152,17 @@ impl Connection {
     }
 
     /// One request and its answer, and whether the connection has come to its end with it.
-    fn exchange(&mut self, program: Program) -> io::Result<(Answer, bool)> {
+    pub(crate) fn exchange(&mut self, program: Program) -> io::Result<(Answer, bool)> {
         self.requests += 1;
         match program {
             Program::Http => self.get(),
             Program::Echo => self.echo().map(|()| (Answer::default(), self.requests == KEPT_FOR)),
         }
+    }
+
+    pub(crate) fn close(&self) {
+        // It may be closed already.
+        let _ = self.stream.get_ref().shutdown(std::net::Shutdown::Both);
     }
 
     fn get(&mut self) -> io::Result<(Answer, bool)> {

@@ -1,4 +1,5 @@
-//! Faults in real processes: at every step of a handoff under load, either side dies, exits, stops or gives up.
+//! Faults in real processes: at every step of a handoff under load, either side dies, exits, ends as `main` does, panics,
+//! stops, is told to stop, or gives up.
 //!
 //! ```text
 //! cargo test --features fault-injection --test faults
@@ -9,6 +10,7 @@
 //!
 //! This program is the service as well, so that one build has both.
 
+mod ancestors;
 mod case;
 #[path = "../../examples/echo.rs"]
 mod echo;
@@ -28,7 +30,8 @@ use std::time::Instant;
 use case::Seen;
 use clap::Parser;
 use process::{Check, Place, Program};
-use rows::Row;
+use rows::{Row, Scene, Then};
+use tokio::signal::unix::{SignalKind, signal};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fault-matrix.md");
 /// How many rows run at once: most of them wait for a deadline most of the time.
@@ -46,10 +49,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// The service, in a process of its own.
+/// The service, in a process of its own, whose `main` ends as a fault says.
 #[tokio::main(worker_threads = 2)]
 async fn serve() -> Result<(), http::Error> {
-    http::run(http::Args::parse_from(std::env::args_os().skip(1))).await
+    let mut fault = signal(SignalKind::user_defined1())?;
+    tokio::select! {
+        done = http::run(http::Args::parse_from(std::env::args_os().skip(1))) => done,
+        _ = fault.recv() => returned(),
+    }
+}
+
+fn returned() -> Result<(), http::Error> {
+    let fault = std::env::var("FD_HANDOFF_FAULT").unwrap_or_default();
+    if fault.ends_with("return") { Ok(()) } else { Err("a fault that a test has asked for".into()) }
 }
 
 fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
@@ -116,8 +128,11 @@ fn take(numbers: &Mutex<std::ops::Range<usize>>) -> Option<usize> {
 
 fn run(number: usize, (program, row): (Program, Row)) -> Check<Seen> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let place = place(program, number, directory.path());
-    let result = case::run(row, place.clone());
+    let place = Place { more: extra(&row), slow: initialisation(&row), ..place(program, number, directory.path()) };
+    let result = match row.scene {
+        Scene::Grandparent => ancestors::run(row, place.clone()),
+        _ => case::run(row, place.clone()),
+    };
     result.map_err(|error| with_log(&error, &place))
 }
 
@@ -129,7 +144,19 @@ fn with_log(error: &str, place: &Place) -> String {
 /// An address of its own, from which no client connects: nobody else can have the port while nobody listens.
 fn place(program: Program, number: usize, directory: &Path) -> Place {
     let listen = SocketAddr::from(([127, 77, (number / 250) as u8, (number % 250 + 1) as u8], 0));
-    Place { program, listen, control: directory.join("http.sock"), log: directory.join("log") }
+    // Long enough to have something to say of it.
+    let slow = 1;
+    Place { program, listen, control: directory.join("http.sock"), log: directory.join("log"), slow, more: 0 }
+}
+
+/// Enough for three batches.
+fn extra(row: &Row) -> usize {
+    if row.scene == Scene::Batches { 600 } else { 0 }
+}
+
+/// Where there are two heirs, the younger of them is not to be ready by chance.
+fn initialisation(row: &Row) -> u64 {
+    if row.then == Then::Grandparent { 1_000 } else { 1 }
 }
 
 fn soak() -> Check {
@@ -156,17 +183,25 @@ fn document() -> Check {
 fn table() -> String {
     let mut text = include_str!("fault-matrix.md").to_owned();
     for program in PROGRAMS {
-        text.push_str(match program {
-            Program::Http => "\n## examples/http.rs: on tokio, with state\n\n",
-            Program::Echo => "\n## examples/echo.rs: blocking, without state\n\n",
-        });
-        text.push_str(
-            "| side | point | fault | serves then | requests lost | count |\n| --- | --- | --- | --- | --- | --- |\n",
-        );
-        for row in rows::of(program) {
-            text.push_str(&row.line());
-            text.push('\n');
+        for rows in rows::of(program).chunk_by(|one, next| one.scene == next.scene) {
+            text.push_str(heading(program, rows[0].scene));
+            text.push_str("| side | point | fault | serves then | requests lost | count |\n");
+            text.push_str("| --- | --- | --- | --- | --- | --- |\n");
+            for row in rows {
+                text.push_str(&row.line());
+                text.push('\n');
+            }
         }
     }
     text
+}
+
+fn heading(program: Program, scene: Scene) -> &'static str {
+    match (program, scene) {
+        (Program::Http, Scene::Handoff) => "\n## examples/http.rs: on tokio, with state\n\n",
+        (Program::Echo, Scene::Handoff) => "\n## examples/echo.rs: blocking, without state\n\n",
+        (_, Scene::Batches) => "\n### With 600 descriptors more, in three batches\n\n",
+        (_, Scene::Stop) => "\n### The successor is told to stop\n\n",
+        (_, Scene::Grandparent) => "\n### With a grandparent that drains\n\n",
+    }
 }

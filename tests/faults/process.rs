@@ -54,6 +54,10 @@ pub(crate) struct Place {
     pub(crate) listen: SocketAddr,
     pub(crate) control: PathBuf,
     pub(crate) log: PathBuf,
+    /// Milliseconds of initialisation.
+    pub(crate) slow: u64,
+    /// How many descriptors go along besides the usual ones.
+    pub(crate) more: usize,
 }
 
 impl Place {
@@ -97,15 +101,14 @@ impl Process {
         match place.program {
             Program::Http => {
                 command.args(["http", "--listen", &place.listen.to_string(), "--control"]).arg(&place.control);
-                // Long enough to have something to say of it.
-                command.args(["--slow-start", "1"]);
+                command.args(["--slow-start", &place.slow.to_string(), "--more", &place.more.to_string()]);
                 command.args(["--timeouts", timeouts].iter().filter(|_| !timeouts.is_empty()));
             }
             Program::Echo => {
-                command.args(["echo", &place.listen.to_string()]).arg(&place.control).arg(timeouts);
+                command.args(["echo", &place.listen.to_string()]).arg(&place.control).args([timeouts, &place.more.to_string()]);
             }
         }
-        command.env("RUST_LOG", "info").env_remove("FD_HANDOFF_FAULT");
+        command.env("RUST_LOG", "info").env("RUST_BACKTRACE", "0").env_remove("FD_HANDOFF_FAULT");
         if let Some(fault) = fault {
             command.env("FD_HANDOFF_FAULT", fault);
         }
@@ -157,8 +160,26 @@ impl Process {
     }
 
     pub(crate) fn ended_well(&mut self) -> Check {
+        self.exited(0)
+    }
+
+    pub(crate) fn exited(&mut self, code: i32) -> Check {
         let status = self.ended()?;
-        require(matches!(status, WaitStatus::Exited(_, 0)), || format!("a process ended with {status:?}"))
+        require(matches!(status, WaitStatus::Exited(_, found) if found == code), || {
+            format!("a process was to exit with {code}: {status:?}")
+        })
+    }
+
+    pub(crate) fn killed(&mut self, by: Signal) -> Check {
+        let status = self.ended()?;
+        require(matches!(status, WaitStatus::Signaled(_, signal, _) if signal == by), || {
+            format!("{by} was to end a process: {status:?}")
+        })
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<WaitStatus> {
+        self.look(WaitPidFlag::empty())
     }
 
     /// Waits until it has stopped.

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 
 use crate::load::{self, Load};
 use crate::process::{Check, Place, Process, Program, require, until};
-use crate::rows::{self, Count, Fault, Loss, Row, Side, Then};
+use crate::rows::{self, Count, Fault, Loss, Row, Scene, Side, Then};
 
 /// How many handoffs, faulty ones included.
 const HANDOFFS: u64 = 200;
@@ -59,8 +59,10 @@ pub(crate) fn run(mut place: Place) -> Check<Summary> {
 /// The faults from which the predecessor goes on as if nothing had happened, at once.
 fn harmless_faults() -> Vec<Row> {
     let harmless = |row: &Row| {
-        row.side == Side::Successor
-            && row.fault != Fault::Stop
+        row.scene == Scene::Handoff
+            && row.side == Side::Successor
+            // Whoever is told to stop has to be told while it initialises.
+            && !matches!(row.fault, Fault::Stop | Fault::Term)
             && row.then == Then::Predecessor
             && (row.loss, row.count) == (Loss::None, Count::Exact)
             // Without probation nobody would take back.
@@ -75,6 +77,7 @@ fn fail(place: &Place, row: Row) -> Check {
     let mut successor = Process::start(place, "", Some(&row.order()))?;
     successor.ended().map_err(|error| format!("{}: {error}", row.line()))?;
     until("the predecessor has noticed", || place.status().ok()?["successor"].is_null().then_some(()))
+        .map_err(|error| format!("{}: {error}", row.line()))
 }
 
 fn replace(place: &Place, mut current: Process, generation: u64) -> Check<Process> {

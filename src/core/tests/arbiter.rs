@@ -59,6 +59,18 @@ fn a_successor_that_could_not_take_the_lock_gives_the_service_back() {
     assert_eq!(pair.lock, Holder::Giver);
 }
 
+/// As its destructor says it where a panic comes between the release and what follows from it.
+#[test]
+fn a_successor_that_gives_up_while_it_takes_the_lock_lets_it_go_before_it_says_so() {
+    let mut pair = Pair::initialising().readied().release();
+    pair.hear_and_take(TakerCommand::Abort(Cause::Here("a panic".to_owned())));
+    assert_eq!(pair.lock, Holder::Nobody);
+    pair.run();
+    assert!(!pair.taker_tags().contains(&"active"));
+    assert!(matches!(pair.giver_events.last(), Some(GiverEvent::TakenBack(Cause::Aborted { .. }))));
+    assert!(pair.giver_accepts());
+}
+
 // M72
 #[test]
 fn an_orphan_takes_the_lock() {

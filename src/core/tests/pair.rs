@@ -162,6 +162,13 @@ impl Pair {
         }
     }
 
+    /// The successor reads the next frame, and its application wants something before anything has followed from that.
+    pub(super) fn hear_and_take(&mut self, command: TakerCommand) {
+        let (frame, fds) = self.to_taker.pop_front().expect("a frame is on its way");
+        self.taker.handle(self.now, Input::Frame(frame, fds));
+        self.take(command);
+    }
+
     /// The predecessor reads this, whoever wrote it.
     pub(super) fn hear_taker(&mut self, frame: impl Into<ClientFrame>) {
         if self.giver_lives {

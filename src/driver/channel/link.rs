@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use tracing::Span;
 
+#[cfg(feature = "fault-injection")]
+use super::fault::{Strike, strike};
 use super::{Carried, Channel, Fill, Point, Stuck};
 use crate::core::wire::{Frame, WireError};
 use crate::core::{Input, Output, Role};
@@ -43,6 +45,9 @@ pub(crate) struct Link<R: Role> {
     pub(crate) arbiter: Option<Arc<Arbiter>>,
     /// The handoff that this connection is for. Entered in steps, which do not wait, and held by whoever logs about it.
     pub(crate) span: Span,
+    /// A fault that a test has asked for ends the process, and nothing is to happen before.
+    #[cfg(feature = "fault-injection")]
+    frozen: bool,
 }
 
 impl<R: Role> Link<R>
@@ -64,6 +69,8 @@ where
             stuck: None,
             arbiter: None,
             span: Span::none(),
+            #[cfg(feature = "fault-injection")]
+            frozen: false,
         };
         if let Some(pidfd) = peer {
             link.watch(pidfd)?;
@@ -95,6 +102,7 @@ where
     }
 
     pub(crate) fn command(&mut self, command: R::Command) {
+        self.thaw();
         self.role.handle(Instant::now(), Input::Command(command));
     }
 
@@ -110,6 +118,9 @@ where
         let _entered = span.enter();
         let mut inputs = 0;
         loop {
+            if self.is_frozen() {
+                return None;
+            }
             if let Some(event) = self.carry_out(now, table) {
                 return Some(event);
             }
@@ -149,6 +160,9 @@ where
         // What was left over for want of room.
         self.flush(now, table);
         loop {
+            if self.is_frozen() {
+                return None;
+            }
             match self.role.poll_output()? {
                 Output::Send(frame, fds) => self.send(now, table, &frame, fds),
                 Output::Event(event) => return Some(event),
@@ -166,25 +180,15 @@ where
     /// One frame is on its way while the next is written.
     fn send(&mut self, now: Instant, table: &[BorrowedFd<'_>], frame: &R::Outgoing, fds: Vec<R::Fd>) {
         self.reach(now, Point::BeforeSend, frame.tag());
+        if self.is_frozen() {
+            return;
+        }
         self.channel.queue(frame, fds);
         self.flush(now, table);
         if self.is_flushed() {
             self.reach(now, Point::AfterSend, frame.tag());
         }
     }
-
-    /// Where a test may have asked for a fault.
-    #[cfg(feature = "fault-injection")]
-    pub(crate) fn reach(&mut self, now: Instant, point: Point, tag: &str) {
-        if super::fault::strike(point, tag) {
-            self.role.handle(now, Input::Command(R::give_up("a fault that a test has asked for")));
-        }
-    }
-
-    /// Where a test may have asked for a fault, in a build that has them. This one has none.
-    #[cfg(not(feature = "fault-injection"))]
-    #[inline(always)]
-    pub(crate) fn reach(&mut self, _now: Instant, _point: Point, _tag: &str) {}
 
     fn flush(&mut self, now: Instant, table: &[BorrowedFd<'_>]) {
         match self.channel.flush(table) {
@@ -308,4 +312,39 @@ where
 /// Why a send failed, and what to do.
 fn sending(error: &io::Error) -> String {
     format!("sendmsg: {}", crate::error::advised(error))
+}
+
+/// Where a test may have asked for a fault.
+#[cfg(feature = "fault-injection")]
+impl<R: Role> Link<R> {
+    pub(crate) fn reach(&mut self, now: Instant, point: Point, tag: &str) {
+        match strike(point, tag) {
+            Strike::No => {}
+            Strike::Abort => self.role.handle(now, Input::Command(R::give_up("a fault that a test has asked for"))),
+            Strike::Freeze => self.frozen = true,
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    fn thaw(&mut self) {
+        self.frozen = false;
+    }
+}
+
+/// Where a test may have asked for a fault, in a build that has them. This one has none.
+#[cfg(not(feature = "fault-injection"))]
+impl<R: Role> Link<R> {
+    #[inline(always)]
+    pub(crate) fn reach(&mut self, _now: Instant, _point: Point, _tag: &str) {}
+
+    #[inline(always)]
+    fn is_frozen(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn thaw(&mut self) {}
 }

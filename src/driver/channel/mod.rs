@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-pub(crate) use fault::Point;
+pub(crate) use fault::{Point, pass};
 pub(crate) use link::Link;
 
 use crate::core::wire::{Frame, FrameReader, WireError, shorten};

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::wire::{Ending, ErrorCode, Failure, ServerFrame};
 use crate::core::{Inspector, Leave, MAX_INSPECTORS, Predecessor, PredecessorCommand};
-use crate::driver::channel::Link;
+use crate::driver::channel::{Link, Point, pass};
 use crate::driver::descriptor::Attachment;
 use crate::driver::generation::{Arrival, Asker, Generation, Watch, Word};
 use crate::driver::giving;
@@ -301,6 +301,7 @@ impl Reception {
             session.last_word(Failure { code: ErrorCode::Denied, message: denied.to_string() }.into());
             return Ok(());
         }
+        pass(Point::BeforeSend, "hello");
         session.say(&ServerFrame::from(self.generation.hello()));
         if self.sessions.len() >= MAX_INSPECTORS {
             self.dismiss_quietest(Inspector::evicted());

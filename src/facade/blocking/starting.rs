@@ -66,6 +66,7 @@ impl Starting {
     /// As [`Inheritance::ready`](crate::Inheritance::ready).
     pub fn ready(self) -> Result<Handoff> {
         let Starting { inheritance, registry, connections, hooks, launch, announcer, drain, early } = self;
+        early.is_ready();
         let (sockets, counted, announcing) = (registry.clone(), connections.clone(), announcer.clone());
         let parts = Parts { registry, connections, hooks, launch, announcer, drain };
         // Nobody can tell a thread that blocks to end its connection.

@@ -66,6 +66,7 @@ impl Starting {
     /// As there.
     pub async fn ready(self) -> Result<Handoff> {
         let Starting { inheritance, registry, connections, hooks, launch, announcer, drain, early } = self;
+        early.is_ready();
         let (sockets, counted, announcing) = (registry.clone(), connections.clone(), announcer.clone());
         let parts = Parts { registry, connections, hooks, launch, announcer, drain };
         let steward = Starting::steward(parts, Some(within_runtime()), ENDING);
