@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::Builder;
 
 use crate::core::wire::{Abort, ClientFrame, ErrorCode, FileId, Frame};
 use crate::driver::place::Place;
@@ -20,7 +20,6 @@ pub(crate) struct EarlyStop {
     caught: Arc<Caught>,
     last_words: Arc<Mutex<LastWords>>,
     quit: Arc<Signal>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// What to leave behind.
@@ -35,13 +34,13 @@ pub(crate) struct LastWords {
 impl EarlyStop {
     pub(crate) fn begin(caught: Arc<Caught>) -> Result<EarlyStop> {
         let quit = Arc::new(Signal::new().map_err(Error::io("make an eventfd descriptor"))?);
-        let mut early = EarlyStop { caught, last_words: Arc::default(), quit, thread: None };
+        let early = EarlyStop { caught, last_words: Arc::default(), quit };
         if early.caught.can_stop() {
             let (caught, quit) = (Arc::clone(&early.caught), Arc::clone(&early.quit));
             let last_words = Arc::clone(&early.last_words);
             let thread = Builder::new().name("fd-handoff-start".to_owned());
             let thread = thread.spawn(move || listen(&caught, &quit, &last_words));
-            early.thread = Some(thread.map_err(Error::io("start a thread that hears signals"))?);
+            thread.map_err(Error::io("start a thread that hears signals"))?;
         }
         Ok(early)
     }
@@ -62,12 +61,10 @@ impl EarlyStop {
 }
 
 impl Drop for EarlyStop {
+    /// Nobody waits for the thread: the service is this process's, and clients wait. It looks at nothing else any more, and
+    /// where it has just heard a signal, the process ends, and its predecessor takes the service back.
     fn drop(&mut self) {
         self.quit.raise();
-        if let Some(thread) = self.thread.take() {
-            // It ends, or the process does.
-            let _ = thread.join();
-        }
     }
 }
 

@@ -324,7 +324,8 @@ impl Generation {
     /// The next successor that waits; `None`: wait for [`Generation::arrivals`].
     pub(crate) fn try_accept(&self) -> Option<Result<Arrival>> {
         let mut board = self.board();
-        if board.life.left().is_some() || !board.life.is_accepting() {
+        // Where nobody answers at the control socket any more, nobody will come.
+        if board.life.left().is_some() || !board.life.is_accepting() || board.broken.is_some() {
             return Some(Err(Error::Closed));
         }
         let arrival = board.arrivals.pop_front()?;

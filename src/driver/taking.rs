@@ -644,8 +644,8 @@ impl Readied {
         };
         let _entered = span.enter();
         let mut pause_us = None;
-        // It is held already, but by one that no predecessor has.
-        if let Some(arbiter) = &generation.arbiter {
+        // The predecessor's is held already; one of its own this process takes now.
+        if let Some(arbiter) = generation.arbiter.as_ref().filter(|arbiter| !arbiter.is_inherited()) {
             arbiter.claim();
         }
         let mut legacy = Legacy { final_state: takeover.state, ..Legacy::default() };

@@ -105,7 +105,10 @@ impl Process {
                 command.args(["--timeouts", timeouts].iter().filter(|_| !timeouts.is_empty()));
             }
             Program::Echo => {
-                command.args(["echo", &place.listen.to_string()]).arg(&place.control).args([timeouts, &place.more.to_string()]);
+                command
+                    .args(["echo", &place.listen.to_string()])
+                    .arg(&place.control)
+                    .args([timeouts, &place.more.to_string()]);
             }
         }
         command.env("RUST_LOG", "info").env("RUST_BACKTRACE", "0").env_remove("FD_HANDOFF_FAULT");

@@ -101,7 +101,10 @@ impl Handoff {
             return Ok(Finish::Exit);
         }
         if !self.superseded {
-            self.handle.stop();
+            // Told already, it is not to be told twice: that would end it at once.
+            if !self.handle.generation.is_stopping() {
+                self.handle.stop();
+            }
             self.superseded();
         }
         self.steward.proceed();

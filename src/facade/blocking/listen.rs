@@ -224,6 +224,8 @@ impl Released {
             match self.giving.poll(&[]) {
                 Some(Milestone::Over(failure)) => return Some(failure),
                 Some(_) => {}
+                // It has stopped, and nobody will take the service back.
+                None if self.giving.is_done() => return None,
                 None if until.is_some_and(|until| until <= Instant::now()) => return None,
                 None => self.giving.wait(&[], until),
             }

@@ -206,7 +206,8 @@ impl Handoff {
         }
         self.attend();
         let superseded = self.handle.term().superseding.is_cancelled() || self.desk.state().over.is_some();
-        if !superseded {
+        // Told already, it is not to be told twice: that would end it at once.
+        if !superseded && !self.handle.generation.is_stopping() {
             self.handle.stop();
         }
         self.desk.proceed();
