@@ -42,8 +42,7 @@ pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
     load.goes_on(SOME)?;
 
     let successor = Process::start(&place, "", order(&row, Side::Successor).as_deref())?;
-    let processes =
-        [(GRANDPARENT_IS, grandparent), (PREDECESSOR_IS, predecessor), (SUCCESSOR_IS, successor)].into();
+    let processes = [(GRANDPARENT_IS, grandparent), (PREDECESSOR_IS, predecessor), (SUCCESSOR_IS, successor)].into();
     let mut family = Family { row, place, processes, kept, kept_by };
     family.strike()?;
     let (owner, generation) = family.settle()?;
@@ -161,8 +160,7 @@ impl Family {
         if self.row.count == Count::Exact {
             return require(last.requests == answered, || format!("{} counted, {answered} answered", last.requests));
         }
-        let mut own: Vec<u64> =
-            answers.filter(|answer| answer.pid == last.pid).map(|answer| answer.requests).collect();
+        let mut own: Vec<u64> = answers.filter(|answer| answer.pid == last.pid).map(|answer| answer.requests).collect();
         own.push(last.requests);
         own.sort_unstable();
         let gapless = own.windows(2).all(|pair| pair[0] + 1 == pair[1]);
@@ -182,9 +180,11 @@ impl Family {
         // Closed, so that the grandparent has drained.
         self.kept.close();
         let mut survivor = self.processes.remove(&owner).expect("it serves");
+        let (faulty, failed) = (self.faulty(), (owner != SUCCESSOR_IS).then_some(SUCCESSOR_IS));
         for (number, process) in &mut self.processes {
-            let ended = process.has_ended().is_some() || process.ended_well().is_ok();
-            require(ended, || format!("generation {number} has not ended"))?;
+            if *number != faulty && Some(*number) != failed {
+                process.ended_well().map_err(|error| format!("generation {number}: {error}"))?;
+            }
         }
         self.has_no_predecessor()?;
         let place = &self.place;

@@ -85,10 +85,8 @@ pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
 }
 
 pub(crate) fn has_descriptors(survivor: &Process, count: usize) -> Check {
-    until("the survivor has as many descriptors as before", || {
-        (survivor.descriptors().len() == count).then_some(())
-    })
-    .map_err(|error| format!("{error}: {:?} instead of {count}", survivor.descriptors()))
+    until("the survivor has as many descriptors as before", || (survivor.descriptors().len() == count).then_some(()))
+        .map_err(|error| format!("{error}: {:?} instead of {count}", survivor.descriptors()))
 }
 
 /// What was told to stop has stopped, and whoever starts next finds everything free.
@@ -224,7 +222,9 @@ impl Pair {
                 Ok(2)
             }
             Then::Anew => self.successor_serves(1).map(|()| 1),
-            Then::Nobody | Then::InTime | Then::Grandparent | Then::Grandchild | Then::Heir => unreachable!("in scenes of their own"),
+            Then::Nobody | Then::InTime | Then::Grandparent | Then::Grandchild | Then::Heir => {
+                unreachable!("in scenes of their own")
+            }
         }
     }
 

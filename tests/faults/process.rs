@@ -105,7 +105,10 @@ impl Process {
                 command.args(["--timeouts", timeouts].iter().filter(|_| !timeouts.is_empty()));
             }
             Program::Echo => {
-                command.args(["echo", &place.listen.to_string()]).arg(&place.control).args([timeouts, &place.more.to_string()]);
+                command
+                    .args(["echo", &place.listen.to_string()])
+                    .arg(&place.control)
+                    .args([timeouts, &place.more.to_string()]);
             }
         }
         command.env("RUST_LOG", "info").env("RUST_BACKTRACE", "0").env_remove("FD_HANDOFF_FAULT");
@@ -175,11 +178,6 @@ impl Process {
         require(matches!(status, WaitStatus::Signaled(_, signal, _) if signal == by), || {
             format!("{by} was to end a process: {status:?}")
         })
-    }
-
-    /// How it has ended, if it has.
-    pub(crate) fn has_ended(&mut self) -> Option<WaitStatus> {
-        self.look(WaitPidFlag::empty())
     }
 
     /// Waits until it has stopped.
