@@ -180,9 +180,11 @@ impl Family {
         // Closed, so that the grandparent has drained.
         self.kept.close();
         let mut survivor = self.processes.remove(&owner).expect("it serves");
+        let (faulty, failed) = (self.faulty(), (owner != SUCCESSOR_IS).then_some(SUCCESSOR_IS));
         for (number, process) in &mut self.processes {
-            let ended = process.has_ended().is_some() || process.ended_well().is_ok();
-            require(ended, || format!("generation {number} has not ended"))?;
+            if *number != faulty && Some(*number) != failed {
+                process.ended_well().map_err(|error| format!("generation {number}: {error}"))?;
+            }
         }
         self.has_no_predecessor()?;
         let place = &self.place;

@@ -65,7 +65,7 @@ pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
     drop(other);
 
     let seen = check_losses(&row, &samples)?;
-    let last = load::ask(&place)?;
+    let last = last_answer(&row, &place, &samples)?;
     if place.program == Program::Http {
         require(last.pid == owner && last.generation == generation, || format!("{owner} was to answer, not {last:?}"))?;
         check_owner(&row, pids, &samples)?;
@@ -84,8 +84,24 @@ pub(crate) fn run(row: Row, mut place: Place) -> Check<Seen> {
     Ok(seen)
 }
 
+/// The survivor's answer when it has heard all that there is to hear: a farewell may still be on its way.
+fn last_answer(row: &Row, place: &Place, samples: &[Sample]) -> Check<Answer> {
+    if row.count != Count::Exact {
+        return load::ask(place);
+    }
+    let mut all = samples.iter().filter(|sample| sample.result.is_ok()).count() as u64;
+    let mut counted = 0;
+    until("every request is counted once", || {
+        all += 1;
+        let answer = load::ask(place).ok()?;
+        counted = answer.requests;
+        (counted == all).then_some(answer)
+    })
+    .map_err(|error| format!("{error}: {counted} counted, {all} answered"))
+}
+
 pub(crate) fn has_descriptors(survivor: &Process, count: usize) -> Check {
-    until("the survivor has as many descriptors as before", || (survivor.descriptors().len() == count).then_some(()))
+    until("the survivor has as many descriptors as before", || (survivor.descriptors().len() <= count).then_some(()))
         .map_err(|error| format!("{error}: {:?} instead of {count}", survivor.descriptors()))
 }
 
@@ -335,8 +351,8 @@ fn check_order(row: &Row, (predecessor, successor): (i32, i32), samples: &[Sampl
 fn check_count(row: &Row, before: u64, samples: &[Sample], last: Answer) -> Check {
     let answers: Vec<Answer> = samples.iter().filter_map(|sample| sample.result.as_ref().ok().copied()).collect();
     if row.count == Count::Exact {
-        let all = answers.len() as u64 + 1;
-        return require(last.requests == all, || format!("{} counted, {all} answered", last.requests));
+        // Looked at before.
+        return Ok(());
     }
     let mut own: Vec<u64> =
         answers.iter().filter(|answer| answer.pid == last.pid).map(|answer| answer.requests).collect();

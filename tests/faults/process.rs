@@ -180,11 +180,6 @@ impl Process {
         })
     }
 
-    /// How it has ended, if it has.
-    pub(crate) fn has_ended(&mut self) -> Option<WaitStatus> {
-        self.look(WaitPidFlag::empty())
-    }
-
     /// Waits until it has stopped.
     pub(crate) fn stopped(&mut self) -> Check {
         let status = until("a process stops", || self.look(WaitPidFlag::WUNTRACED))?;
