@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .start()
         .await?;
     let listener = starting.tcp_listener("http", addr.parse()?)?;
-    let listen = listener.listener().local_addr()?;
+    let listen = listener.local_addr()?;
     let mut handoff = starting.ready().await?;
 
     let (generation, pid) = (handoff.generation(), std::process::id());

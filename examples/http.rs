@@ -111,7 +111,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         .await?;
 
     let listener = starting.tcp_listener("http", args.listen)?;
-    let listen = listener.listener().local_addr()?;
+    let listen = listener.local_addr()?;
     let more = more(starting.take_all("more")?, args.more)?;
     let count = Arc::new(Count::from(starting.state::<u64>().await?.unwrap_or(0)));
     count.goes_along_with(&mut starting);

@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .stop_on(SignalKind::terminate())
         .start()?;
     let listener = starting.tcp_listener("http", addr.parse()?)?;
-    let listen = listener.listener().local_addr()?;
+    let listen = listener.local_addr()?;
     let mut handoff = starting.ready()?;
 
     let (generation, pid) = (handoff.generation(), std::process::id());

@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .start()
         .await?;
     let listener = starting.tcp_listener("grpc", addr.parse()?)?;
-    let listen = listener.listener().local_addr()?;
+    let listen = listener.local_addr()?;
     let (reporter, health) = health_reporter();
     let mut handoff = starting.ready().await?;
 

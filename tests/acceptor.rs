@@ -22,7 +22,7 @@ pairings! {
 fn a_successor_that_makes_the_listener_non_blocking(old: Form, new: Form) {
     let Place { directory: _directory, path } = place();
     let acceptor = Acceptor::new(tcp_listener()).unwrap();
-    let addr = acceptor.listener().local_addr().unwrap();
+    let addr = acceptor.local_addr().unwrap();
     let control = old.listen(config(&path)).unwrap();
     let (accepted, accepts) = channel();
     let path = &path;
@@ -71,7 +71,7 @@ fn connections_in_the_queue_are_the_successors(old: Form, new: Form) {
         });
         let ready = control.accept().unwrap().offer(Offer::new().descriptor("http", &acceptor)).unwrap();
         acceptor.stop();
-        let client = TcpStream::connect(acceptor.listener().local_addr().unwrap()).unwrap();
+        let client = TcpStream::connect(acceptor.local_addr().unwrap()).unwrap();
         assert!(acceptor.accept().unwrap().is_none());
         drop(acceptor);
         ready.release(None).unwrap().farewell(None).unwrap();
@@ -82,7 +82,7 @@ fn connections_in_the_queue_are_the_successors(old: Form, new: Form) {
 #[test]
 fn stop_ends_every_accept_and_resume_begins_again() {
     let acceptor = Acceptor::new(tcp_listener()).unwrap();
-    let addr = acceptor.listener().local_addr().unwrap();
+    let addr = acceptor.local_addr().unwrap();
     for _ in 0..3 {
         scope(|scope| {
             let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| acceptor.accept().unwrap().is_none())).collect();

@@ -656,7 +656,7 @@ fn a_server_runs_until_the_service_is_handed_over() {
         let _inside = runtime.enter();
         starting.tcp_listener("http", "127.0.0.1:0".parse().unwrap()).unwrap()
     };
-    let addr = listener.listener().local_addr().unwrap();
+    let addr = listener.local_addr().unwrap();
     let mut handoff = runtime.block_on(starting.ready()).unwrap();
     let started = Arc::new(AtomicUsize::new(0));
     let starts = Arc::clone(&started);

@@ -32,10 +32,10 @@ async fn a_connection_is_counted_for_as_long_as_what_counts_it_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let mut starting = Handoff::builder(directory.path().join("control.sock")).start().await.unwrap();
     let acceptor = starting.tcp_listener_with("a", "127.0.0.1:0".parse().unwrap(), share_port).unwrap();
-    assert!(socket2::SockRef::from(acceptor.listener()).reuse_port().unwrap());
+    assert!(socket2::SockRef::from(&*acceptor.listener().unwrap()).reuse_port().unwrap());
     let handoff = starting.ready().await.unwrap();
 
-    let _client = tokio::net::TcpStream::connect(acceptor.listener().local_addr().unwrap()).await.unwrap();
+    let _client = tokio::net::TcpStream::connect(acceptor.local_addr().unwrap()).await.unwrap();
     let session = Session::from(acceptor.accept().await.unwrap().unwrap().0);
     let job: Counted = handoff.handle().count();
     assert_eq!(handoff.handle().connections(), 2);

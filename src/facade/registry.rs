@@ -20,7 +20,6 @@ use crate::driver::generation::Generation;
 use crate::driver::giving::Offer;
 use crate::driver::taking::Inherited;
 use crate::error::{Error, Result};
-use crate::sys::file;
 
 /// How many connections may wait to be accepted; the kernel bounds it by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -32,6 +31,8 @@ pub(crate) trait Shuts: Send + Sync {
     /// Wakes those who wait behind it, so that they find it shut.
     fn tell(&self);
     fn open(&self);
+    /// Lets the listener go behind it, for good. Where its number has to stay, `stand_in` takes its place.
+    fn let_go(&self, listener: &Shared, stand_in: BorrowedFd<'_>);
 }
 
 /// The sockets of one generation by name, in the order in which they were registered. What an offer is made from stays as
@@ -136,7 +137,9 @@ impl Registry {
     /// Closes this process's copies of everything, those in the application's acceptors as well: `stand_in` takes their place.
     pub(crate) fn let_go(&self, stand_in: BorrowedFd<'_>) {
         let table = std::mem::take(&mut *self.lock());
-        table.values().flat_map(|it| &it.fds).for_each(|fd| file::replace(fd.as_fd(), stand_in));
+        let gated = table.values().flat_map(|it| it.gates.iter().zip(&it.fds));
+        gated.for_each(|(gate, listener)| gate.let_go(listener, stand_in));
+        // Copies of what the application has are closed with the table.
     }
 
     /// The paths of Unix sockets go with a service that stops without a successor.

@@ -80,9 +80,9 @@ pub(crate) type Counted = Box<dyn std::any::Any + Send>;
 impl Door {
     pub(crate) fn addr(&self) -> SocketAddr {
         match self {
-            Door::Blocking(it) => it.listener().local_addr(),
+            Door::Blocking(it) => it.local_addr(),
             #[cfg(feature = "tokio")]
-            Door::Tokio(it, _) => it.listener().local_addr(),
+            Door::Tokio(it, _) => it.local_addr(),
         }
         .unwrap()
     }

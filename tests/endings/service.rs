@@ -280,7 +280,7 @@ fn serve_blocking(behaviour: &Behaviour, orders: &Orders) -> Result<(), Error> {
         count.total.store(decode(&last)?, SeqCst);
     }
     handoff.absorb_farewells(absorb(behaviour, &count));
-    let addr = door.listener().local_addr()?;
+    let addr = door.local_addr()?;
     let rounds = accept_on_threads(door, handoff.generation(), &count);
     let _ = rounds.send(());
     // The service runs on a thread of its own, so that `main` can end whenever it is told to.
@@ -434,7 +434,7 @@ async fn start_on_tokio(behaviour: &Behaviour, orders: &Orders) -> Result<Option
 /// Until the service has ended: `None`, or the way in which `main` is to end.
 async fn run_on_tokio(service: OnTokio, behaviour: &Behaviour, orders: &Orders) -> Result<Option<String>, Error> {
     let OnTokio { mut handoff, door, count } = service;
-    let (generation, addr) = (handoff.generation(), door.listener().local_addr()?);
+    let (generation, addr) = (handoff.generation(), door.local_addr()?);
     let server = behaviour.get("server").map(str::to_owned);
     if let Some(server) = server {
         report(behaviour, format!("serves {addr}"));

@@ -7,9 +7,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::driver::descriptor::Shared;
 use crate::facade::form::{self, Blocking};
 use crate::facade::registry::Shuts;
 use crate::sys::event::{Signal, wait_readable};
+use crate::sys::file;
 
 /// Accepts connections on a listener, from any number of threads, until it is stopped.
 ///
@@ -76,6 +78,11 @@ impl Shuts for Gate {
     fn open(&self) {
         self.reopen();
     }
+
+    /// Threads may wait for it: its number stays theirs.
+    fn let_go(&self, listener: &Shared, stand_in: BorrowedFd<'_>) {
+        file::replace(listener.as_fd(), stand_in);
+    }
 }
 
 /// A listener that an [`Acceptor`] can accept on. Sealed.
@@ -88,6 +95,8 @@ pub trait Listener: AsFd + sealed::Sealed {
     fn set_nonblocking(&self) -> io::Result<()>;
     #[doc(hidden)]
     fn try_accept(&self) -> io::Result<(Self::Stream, Self::Addr)>;
+    #[doc(hidden)]
+    fn local_addr(&self) -> io::Result<Self::Addr>;
 }
 
 mod sealed {
@@ -107,6 +116,10 @@ impl Listener for TcpListener {
     fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         self.accept()
     }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        TcpListener::local_addr(self)
+    }
 }
 
 impl Listener for UnixListener {
@@ -119,6 +132,10 @@ impl Listener for UnixListener {
 
     fn try_accept(&self) -> io::Result<(UnixStream, std::os::unix::net::SocketAddr)> {
         self.accept()
+    }
+
+    fn local_addr(&self) -> io::Result<std::os::unix::net::SocketAddr> {
+        UnixListener::local_addr(self)
     }
 }
 
@@ -174,6 +191,15 @@ impl<L: Listener> Acceptor<L> {
     /// Accepts again after [`Acceptor::stop`]: this process has taken the service back.
     pub fn resume(&self) {
         self.gate.reopen();
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    ///
+    /// What `getsockname(2)` says.
+    pub fn local_addr(&self) -> io::Result<L::Addr> {
+        self.listener.local_addr()
     }
 
     /// The listener.

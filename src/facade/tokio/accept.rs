@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
@@ -16,7 +17,9 @@ use futures_core::Stream;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::driver::descriptor::Shared;
 use crate::facade::form::{self, Tokio};
+use crate::facade::registry::Shuts;
 
 /// How long a server waits after a failed `accept(2)`: the process is out of descriptors, most likely.
 const AFTER_AN_ERROR: Duration = Duration::from_millis(100);
@@ -26,16 +29,28 @@ const AFTER_AN_ERROR: Duration = Duration::from_millis(100);
 /// It is made by [`Starting`](super::Starting). With the feature `axum` it can be given to `axum::serve`.
 #[derive(Debug)]
 pub struct Acceptor<L> {
-    listener: Arc<L>,
-    gate: Arc<Gate>,
+    door: Arc<Door<L>>,
     connections: TaskTracker,
 }
 
 /// Another handle to the same acceptor. Written by hand: no listener is `Clone`, nor has to be.
 impl<L> Clone for Acceptor<L> {
     fn clone(&self) -> Acceptor<L> {
-        let (listener, gate) = self.parts();
-        Acceptor { listener, gate, connections: self.connections.clone() }
+        Acceptor { door: Arc::clone(&self.door), connections: self.connections.clone() }
+    }
+}
+
+/// A listener behind its gate, until this process lets it go. It is dropped then, and tokio forgets it: its number is not
+/// to stand for anything else as long as tokio knows it.
+#[derive(Debug)]
+pub(super) struct Door<L> {
+    gate: Gate,
+    listener: RwLock<Option<Arc<L>>>,
+}
+
+impl<L> Door<L> {
+    fn listener(&self) -> Option<Arc<L>> {
+        self.listener.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -71,17 +86,22 @@ fn is_open(turns: u64) -> bool {
     turns % 2 == 0
 }
 
-impl crate::facade::registry::Shuts for Gate {
+impl<L: Send + Sync> Shuts for Door<L> {
     fn shut(&self) {
-        self.turn(false);
+        self.gate.turn(false);
     }
 
     fn tell(&self) {
-        self.bell.notify_waiters();
+        self.gate.bell.notify_waiters();
     }
 
     fn open(&self) {
-        self.turn(true);
+        self.gate.turn(true);
+    }
+
+    /// Whoever waits for it has been told that nothing will come, and holds it no longer than until he has heard.
+    fn let_go(&self, _listener: &Shared, _stand_in: BorrowedFd<'_>) {
+        drop(self.listener.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
@@ -133,21 +153,32 @@ impl Listener for UnixListener {
 pub type Accepted<L> = (Connection<<L as Listener>::Stream>, <L as Listener>::Addr);
 
 impl<L> Acceptor<L> {
-    pub(super) fn new(listener: L, connections: TaskTracker) -> Acceptor<L> {
-        Acceptor { listener: Arc::new(listener), gate: Arc::default(), connections }
+    pub(super) fn new(listener: Arc<L>, connections: TaskTracker) -> Acceptor<L> {
+        let listener = RwLock::new(Some(listener));
+        Acceptor { door: Arc::new(Door { gate: Gate::default(), listener }), connections }
     }
 
-    /// The listener.
-    pub fn listener(&self) -> &L {
-        &self.listener
+    /// The listener. Do not keep it: its address is taken as long as somebody has it. `None` once this process has let it
+    /// go: another one has the service, or nobody.
+    pub fn listener(&self) -> Option<Arc<L>> {
+        self.door.listener()
     }
 
-    pub(super) fn parts(&self) -> (Arc<L>, Arc<Gate>) {
-        (Arc::clone(&self.listener), Arc::clone(&self.gate))
+    pub(super) fn door(&self) -> Arc<Door<L>> {
+        Arc::clone(&self.door)
     }
 }
 
 impl<L: Listener> Acceptor<L> {
+    /// Where it listens.
+    ///
+    /// # Errors
+    ///
+    /// What `getsockname(2)` says, and [`NotConnected`](io::ErrorKind::NotConnected) once this process has let it go.
+    pub fn local_addr(&self) -> io::Result<L::Addr> {
+        self.listener().ok_or(io::ErrorKind::NotConnected)?.local_addr()
+    }
+
     /// Waits for a connection; `None` once this process is superseded. Connections that wait in the kernel's queue
     /// then stay there, for the successor. Cancelling it loses nothing.
     ///
@@ -156,14 +187,16 @@ impl<L: Listener> Acceptor<L> {
     /// What `accept(2)` says. Most of it concerns one connection, or goes away with time (too many open files): wait a
     /// little, and accept again.
     pub async fn accept(&self) -> io::Result<Option<Accepted<L>>> {
-        let turns = self.gate.turns();
+        let gate = &self.door.gate;
+        let turns = gate.turns();
         // It is heard from here on, whether it is waited for yet or not.
-        let mut bell = pin!(self.gate.bell.notified());
-        let mut accept = pin!(self.listener.accept());
+        let mut bell = pin!(gate.bell.notified());
+        let Some(listener) = self.listener() else { return Ok(None) };
+        let mut accept = pin!(listener.accept());
         poll_fn(|cx| {
             loop {
                 // Counted before the gate can be shut: a drain that begins then waits for it.
-                let accepted = self.gate.pass(turns, || {
+                let accepted = gate.pass(turns, || {
                     let accepted = accept.as_mut().poll(cx);
                     accepted.map_ok(|(stream, addr)| {
                         (Connection { stream, counted: Counted(self.connections.token()) }, addr)
@@ -175,7 +208,7 @@ impl<L: Listener> Acceptor<L> {
                     Some(Poll::Pending) => {}
                 }
                 ready!(bell.as_mut().poll(cx));
-                bell.set(self.gate.bell.notified());
+                bell.set(gate.bell.notified());
             }
         })
         .await
@@ -272,7 +305,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::facade::registry::Shuts;
 
     /// Always has a connection.
     struct Busy;
@@ -313,21 +345,21 @@ mod tests {
     /// A process that serves again may hear late that it was to stop.
     #[test]
     fn a_late_bell_ends_only_what_waited_when_the_gate_was_shut() {
-        let acceptor = Acceptor::new(Quiet, TaskTracker::new());
+        let acceptor = Acceptor::new(Arc::new(Quiet), TaskTracker::new());
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut before = Box::pin(acceptor.accept());
         assert!(before.as_mut().poll(&mut cx).is_pending());
-        acceptor.gate.shut();
-        acceptor.gate.open();
+        acceptor.door.shut();
+        acceptor.door.open();
         let mut after = Box::pin(acceptor.accept());
         assert!(after.as_mut().poll(&mut cx).is_pending());
 
-        acceptor.gate.tell();
+        acceptor.door.tell();
         assert!(matches!(before.as_mut().poll(&mut cx), Poll::Ready(Ok(None))));
         assert!(after.as_mut().poll(&mut cx).is_pending());
 
-        acceptor.gate.shut();
-        acceptor.gate.tell();
+        acceptor.door.shut();
+        acceptor.door.tell();
         assert!(matches!(after.as_mut().poll(&mut cx), Poll::Ready(Ok(None))));
     }
 
@@ -337,7 +369,7 @@ mod tests {
         const ROUNDS: usize = 50_000;
 
         let runtime = ::tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let acceptors: Vec<_> = (0..ROUNDS).map(|_| Acceptor::new(Busy, TaskTracker::new())).collect();
+        let acceptors: Vec<_> = (0..ROUNDS).map(|_| Acceptor::new(Arc::new(Busy), TaskTracker::new())).collect();
         let round = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let counts = scope.spawn(|| {
@@ -345,7 +377,7 @@ mod tests {
                     while round.load(Ordering::SeqCst) < number {
                         std::thread::yield_now();
                     }
-                    acceptor.gate.shut();
+                    acceptor.door.shut();
                     acceptor.connections.len()
                 };
                 acceptors.iter().enumerate().map(count).collect::<Vec<_>>()

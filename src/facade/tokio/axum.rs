@@ -31,7 +31,7 @@ where
     }
 
     fn local_addr(&self) -> io::Result<L::Addr> {
-        self.listener().local_addr()
+        Acceptor::local_addr(self)
     }
 }
 

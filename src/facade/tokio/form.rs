@@ -71,9 +71,9 @@ impl Form for Tokio {
 }
 
 fn gated<L: Listener + AsFd>(listener: L, connections: &TaskTracker) -> Gated<Acceptor<L>> {
-    let acceptor = Acceptor::new(listener, connections.clone());
-    let (listener, gate) = acceptor.parts();
-    Gated { acceptor, listener, gate }
+    let listener = Arc::new(listener);
+    let acceptor = Acceptor::new(Arc::clone(&listener), connections.clone());
+    Gated { gate: acceptor.door(), listener, acceptor }
 }
 
 /// The term that this process is in: another one when it serves again.
