@@ -253,7 +253,7 @@ fn line(kind: u8) -> (Vec<u8>, Due) {
         35 => text(r#"{"type":"progress","message":"\n"}"#, Due::Error(OutOfOrder)),
         36 => text(r#"{"type":"ready"}"#, Due::Error(OutOfOrder)),
         37 => text(r#"{"type":"active"}"#, Due::Error(OutOfOrder)),
-        38 => text(r#"{"type":"settled"}"#, Due::Error(OutOfOrder)),
+        38 => text(r#"{"type":"settled","ending":"stopped"}"#, Due::Error(OutOfOrder)),
         39 => text(r#"{"type":"abort","code":"tired","reason":""}"#, Due::Error(OutOfOrder)),
         40 => (nested(MAX_DEPTH - 1), Due::Status),
         41 => (nested(MAX_DEPTH), Due::Error(Malformed)),

@@ -10,7 +10,7 @@ use crate::core::wire::{Abort, ClientFrame, ErrorCode, FileId, Frame};
 use crate::driver::place::Place;
 use crate::driver::signals::Caught;
 use crate::error::{Error, Result};
-use crate::sys::event::{Signal, wait_readable};
+use crate::sys::event::{Signal, is_readable, wait_readable};
 use crate::sys::socket;
 
 /// Hears the signals that stop a service while its application initialises, which knows nothing of them: on a thread of its
@@ -70,10 +70,14 @@ impl Drop for EarlyStop {
 
 fn listen(caught: &Caught, quit: &Signal, last_words: &Mutex<LastWords>) {
     loop {
-        if crate::sys::event::is_readable(quit.as_fd()) {
+        if is_readable(quit.as_fd()) {
             return;
         }
         if caught.stop.came() {
+            if is_readable(quit.as_fd()) {
+                // The service has become this process's meanwhile, and whoever hears signals now is to hear it.
+                return caught.stop.put_back();
+            }
             tracing::info!(event = "stop", "told to stop before this process serves");
             last_words.lock().unwrap_or_else(PoisonError::into_inner).say();
             caught.end_process();

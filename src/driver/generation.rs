@@ -106,6 +106,8 @@ enum LettingGo {
     Not,
     /// Once its own predecessor has, or at this moment.
     By(Instant),
+    /// It is at it.
+    Now,
     Done,
 }
 
@@ -660,7 +662,7 @@ impl Generation {
     pub(crate) fn let_go(&self) {
         let mut board = self.board();
         let holdings = board.holdings.take();
-        board.letting_go = LettingGo::Done;
+        board.letting_go = LettingGo::Now;
         let owned = if board.life.is_accepting() { board.path.take() } else { None };
         drop(board);
         holdings.into_iter().for_each(|let_go| let_go(self.let_go.as_fd()));
@@ -670,6 +672,8 @@ impl Generation {
             self.place.remove(ours);
         }
         file::replace(self.listener.as_fd(), self.let_go.as_fd());
+        // Not before: whoever sees it tells others that every address is free.
+        self.board().letting_go = LettingGo::Done;
         self.let_go.raise();
         self.requests.raise();
     }

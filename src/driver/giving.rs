@@ -12,7 +12,7 @@ use crate::core::wire::{
     self, Ending, Entry, ErrorCode, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, News, Outcome, Receive,
 };
 use crate::core::{
-    Cause, Gift, Lifecycle, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits,
+    Cause, Gift, Leave, Lifecycle, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits,
 };
 use crate::driver::channel::{Link, Point};
 use crate::driver::child::Spawned;
@@ -526,6 +526,10 @@ impl Drop for Giving {
     /// Dropped before it has come to an end, this is the end of the process as a rule, and nobody is told anything: the
     /// successor takes over once this process is dead. Where it goes on, the background tells.
     fn drop(&mut self) {
+        if self.generation.left() == Some(Leave::Stopped) {
+            // Nobody is to take over from a service that has stopped.
+            return self.abort("the service has stopped");
+        }
         if self.over || self.laps.released.is_some() || self.generation.left().is_some() {
             return;
         }

@@ -1,7 +1,7 @@
 //! Signals as descriptors that one can wait for, in either form, and what they do before and after.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,6 +116,12 @@ impl Signals {
             signals.registered.push(registered.map_err(Error::io(format!("catch signal {number}")))?);
         }
         Ok(signals)
+    }
+
+    /// One that came is for somebody else to hear.
+    pub(super) fn put_back(&self) {
+        // It fails only where there are so many already that one more says nothing.
+        let _ = (&self.written).write(&[0]);
     }
 
     /// Whether one came since this was last asked. Several that came together count as one.

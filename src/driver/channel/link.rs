@@ -19,8 +19,12 @@ use crate::sys::process;
 
 const STREAM: u64 = 0;
 const PEER: u64 = 1;
-/// How many inputs are taken in before the deadline is looked at, so that no peer puts it off by talking.
-const MAX_INPUTS: usize = 4096;
+/// How many inputs are taken in before it is the others' turn, and the deadline's: no peer puts it off by talking.
+const MAX_INPUTS: usize = 1024;
+/// For how long, and how often, a lock is tried that somebody else holds: a child of the dead owner's has it until it has
+/// become another program (`execve(2)`).
+const CLAIM_FOR: Duration = Duration::from_millis(50);
+const CLAIM_AGAIN: Duration = Duration::from_millis(5);
 /// How soon to try again what the kernel would not take: descriptors of others are in flight, or memory is short.
 const RETRY: Duration = Duration::from_millis(10);
 /// For how long.
@@ -41,6 +45,11 @@ pub(crate) struct Link<R: Role> {
     waits_to_send: bool,
     /// Since when the kernel takes nothing, and when to try again.
     stuck: Option<(Instant, Instant)>,
+    /// Since when the lock is tried that somebody else holds, and when to try again.
+    claiming: Option<(Instant, Instant)>,
+    /// How many inputs were taken in since there was nothing to do, and when it was somebody else's turn before that.
+    inputs: usize,
+    unfinished: Option<Instant>,
     /// What the owner of the service holds.
     pub(crate) arbiter: Option<Arc<Arbiter>>,
     /// The handoff that this connection is for. Entered in steps, which do not wait, and held by whoever logs about it.
@@ -67,6 +76,9 @@ where
             garbled: false,
             waits_to_send: false,
             stuck: None,
+            claiming: None,
+            inputs: 0,
+            unfinished: None,
             arbiter: None,
             span: Span::none(),
             #[cfg(feature = "fault-injection")]
@@ -97,8 +109,8 @@ where
 
     /// When to step at the latest.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let retry = self.stuck.map(|(_, again)| again);
-        self.role.deadline().into_iter().chain(retry).min()
+        let retry = self.stuck.or(self.claiming).map(|(_, again)| again);
+        self.role.deadline().into_iter().chain(retry).chain(self.unfinished).min()
     }
 
     pub(crate) fn command(&mut self, command: R::Command) {
@@ -111,33 +123,34 @@ where
         self.channel.queued() == 0
     }
 
-    /// Does all that can be done now. Returns the first event; `None`: wait, then step again.
     // M68
+    /// Does all that can be done now. Returns the first event; `None`: wait, then step again.
     pub(crate) fn step(&mut self, now: Instant, table: &[BorrowedFd<'_>]) -> Option<R::Event> {
         let span = self.span.clone();
         let _entered = span.enter();
-        let mut inputs = 0;
+        self.unfinished = None;
         loop {
-            if self.is_frozen() {
-                return None;
-            }
             if let Some(event) = self.carry_out(now, table) {
                 return Some(event);
             }
-            // What has come counts before the time does: a process that was stopped for a while finds its
-            // deadline passed, and in the same moment the word that it waited for.
-            if inputs < MAX_INPUTS && self.take_in(now) {
-                inputs += 1;
-                continue;
-            }
-            let all_taken_in = inputs < MAX_INPUTS;
-            inputs = 0;
-            if self.is_late(now) {
-                self.time_out(now);
-            } else if all_taken_in {
-                self.await_room();
+            if self.claiming.is_some() {
                 return None;
             }
+            // What has come counts before the time does: a process that was stopped for a while finds its
+            // deadline passed, and in the same moment the word that it waited for.
+            if self.inputs < MAX_INPUTS && self.take_in(now) {
+                self.inputs += 1;
+                continue;
+            }
+            if self.is_late(now) {
+                self.time_out(now);
+                continue;
+            }
+            let all_taken_in = std::mem::take(&mut self.inputs) < MAX_INPUTS;
+            // Nothing else tells of what has been received already.
+            self.unfinished = (!all_taken_in).then_some(now);
+            self.await_room();
+            return None;
         }
     }
 
@@ -159,7 +172,10 @@ where
     fn carry_out(&mut self, now: Instant, table: &[BorrowedFd<'_>]) -> Option<R::Event> {
         // What was left over for want of room.
         self.flush(now, table);
-        loop {
+        if let Some((since, _)) = self.claiming.filter(|(_, again)| *again <= now) {
+            self.claim(now, since);
+        }
+        while self.claiming.is_none() {
             if self.is_frozen() {
                 return None;
             }
@@ -167,14 +183,22 @@ where
                 Output::Send(frame, fds) => self.send(now, table, &frame, fds),
                 Output::Event(event) => return Some(event),
                 Output::Fence => self.fence(now),
-                Output::Claim => {
-                    let ours = self.arbiter.as_ref().is_none_or(|arbiter| arbiter.claim());
-                    self.role.handle(now, Input::Claimed(ours));
-                }
+                Output::Claim => self.claim(now, now),
                 Output::Disclaim => self.arbiter.iter().for_each(|arbiter| arbiter.disclaim()),
                 Output::Withdraw => self.channel.withdraw(),
             }
         }
+        None
+    }
+
+    /// The role waits for the answer, and hears nothing else meanwhile.
+    fn claim(&mut self, now: Instant, since: Instant) {
+        let ours = self.arbiter.as_ref().is_none_or(|arbiter| arbiter.claim());
+        if ours || CLAIM_FOR <= now.duration_since(since) {
+            self.claiming = None;
+            return self.role.handle(now, Input::Claimed(ours));
+        }
+        self.claiming = Some((since, now + CLAIM_AGAIN));
     }
 
     /// One frame is on its way while the next is written.
@@ -299,7 +323,8 @@ where
 
     /// Waits for room to send while something is queued, and only then.
     fn await_room(&mut self) {
-        let waits = !self.said_eof && !self.is_flushed();
+        // Where the kernel takes nothing for another reason, there may well be room.
+        let waits = !self.said_eof && self.stuck.is_none() && !self.is_flushed();
         if waits != self.waits_to_send && !self.said_eof {
             // The stream is in the set until hang_up, so this does not fail.
             let interest = if waits { Interest::Both } else { Interest::Read };

@@ -169,6 +169,10 @@ impl Reception {
 
     /// From the moment that the service is this process's: before, they are for whoever initialises.
     fn hear_signals(&mut self) {
+        if self.generation.left().is_some() {
+            // Nothing is left for them to say.
+            return self.forget_signals();
+        }
         let Some(signals) = self.signals.as_ref().filter(|_| self.generation.has_owned()) else { return };
         if !std::mem::replace(&mut self.hears_signals, true) {
             // They are in the set, so this does not fail.
@@ -183,6 +187,13 @@ impl Reception {
                 let generation = self.generation.number;
                 tracing::warn!(event = "busy", generation, reason = %busy, "a signal asked for an upgrade in vain");
             }
+        }
+    }
+
+    fn forget_signals(&mut self) {
+        if let Some(signals) = self.signals.take() {
+            self.poller.remove(signals.stop.as_fd());
+            self.poller.remove(signals.upgrade.as_fd());
         }
     }
 
@@ -229,6 +240,11 @@ impl Reception {
     fn leave(&mut self, now: Instant) {
         // What was said between the last look and the end.
         self.pass_on_news();
+        if self.generation.left() == Some(Leave::Stopped) {
+            // This end is none to take over from.
+            self.dropped.iter_mut().for_each(|(_, at)| *at = now);
+        }
+        self.end_dropped(now);
         self.follow_predecessor(now);
         self.poller.remove(self.generation.listener.as_fd());
     }

@@ -76,10 +76,18 @@ pub(crate) struct Steward {
     jobs: Arc<Signal>,
     /// Whether the predecessor's farewells are read here, and the one that the application is just taking in.
     absorbs: bool,
-    absorbing: Option<Pending<()>>,
+    absorbing: Option<Absorbing>,
+    /// What it does that on.
+    absorber: Option<Worker>,
     /// Which connections were told of last, and when to look again.
     told: Option<usize>,
     tell_again: Option<Instant>,
+}
+
+/// A farewell that the application takes in, and how long it may take.
+struct Absorbing {
+    done: Pending<()>,
+    until: Instant,
 }
 
 /// What the form has to do.
@@ -141,6 +149,7 @@ impl Steward {
             jobs,
             absorbs: false,
             absorbing: None,
+            absorber: None,
             told: None,
             tell_again: None,
         })
@@ -155,15 +164,24 @@ impl Steward {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let handover = self.handover.as_ref().and_then(Handover::deadline);
         let stop = self.stop_limit();
-        handover.into_iter().chain(stop).chain(self.upgrade.deadline()).chain(self.tell_again).min()
+        let absorbing = self.absorbing.as_ref().map(|absorbing| absorbing.until);
+        let own = stop.into_iter().chain(self.upgrade.deadline()).chain(self.tell_again).chain(absorbing);
+        handover.into_iter().chain(own).min()
     }
 
     /// From here on the predecessor's farewells are this application's, rather than passed on unread.
     pub(crate) fn absorb_farewells(&mut self, absorb: impl FnMut(Received) + Send + 'static) {
         self.application.hooks.absorb = Some(super::hooks::Absorb::new(absorb));
         self.absorbs = true;
+        self.watch_farewells();
+    }
+
+    /// One at a time: the next one waits, and wakes nobody.
+    fn watch_farewells(&self) {
+        let takes = self.absorbs && self.absorbing.is_none();
+        let interest = if takes { Interest::Read } else { Interest::HangUp };
         // It is in the set, so this does not fail.
-        let _ = self.poller.change(self.generation.farewells.as_fd(), FAREWELLS, Interest::Read);
+        let _ = self.poller.change(self.generation.farewells.as_fd(), FAREWELLS, interest);
     }
 
     /// The application has stopped accepting, or is about to, and waits for the end.
@@ -280,19 +298,31 @@ impl Steward {
         }
         self.told = None;
         self.handover = Some(handover);
+        self.watch_arrivals(false);
     }
 
     /// Goes on giving the service up, until the form has something to do.
     fn go_on(&mut self) -> Option<Duty> {
         let mut handover = self.handover.take()?;
         let duty = self.advance(&mut handover);
-        if !handover.is_over() {
+        if handover.is_over() {
+            self.tell_again = None;
+            self.watch_arrivals(true);
+        } else {
             self.handover = Some(handover);
         }
         duty
     }
 
+    /// Whoever comes while the service is being given up waits, and wakes nobody.
+    fn watch_arrivals(&self, watch: bool) {
+        let interest = if watch { Interest::Read } else { Interest::HangUp };
+        // It is in the set, so this does not fail.
+        let _ = self.poller.change(self.generation.arrivals.as_fd(), ARRIVALS, interest);
+    }
+
     fn advance(&mut self, handover: &mut Handover) -> Option<Duty> {
+        self.tell_again = None;
         loop {
             if let Some(duty) = self.carry_out(handover) {
                 return Some(duty);
@@ -300,7 +330,6 @@ impl Steward {
             if self.take_in(handover) {
                 continue;
             }
-            self.tell_again = None;
             if handover.finish.is_draining() {
                 self.tell_of_drain(handover);
             }
@@ -322,16 +351,14 @@ impl Steward {
 
     /// Has the application take in what the predecessor has said, one after the other.
     fn absorb(&mut self) {
-        if self.absorbing.as_ref().is_some_and(|absorbing| absorbing.take().is_some()) {
-            self.absorbing = None;
-        }
+        self.end_absorbing();
         while self.absorbs && self.absorbing.is_none() {
             match self.generation.try_farewell() {
                 Some(Ok(Some(farewell))) => self.give_to_absorb(farewell),
+                // The predecessor is gone, and this stays readable for good.
                 Some(Ok(None)) => {
-                    // The predecessor is gone, and this stays readable for good.
-                    let _ = self.poller.change(self.generation.farewells.as_fd(), FAREWELLS, Interest::HangUp);
                     self.absorbs = false;
+                    self.watch_farewells();
                 }
                 Some(Err(error)) => tracing::error!(event = "farewell_lost", %error, "a farewell is lost"),
                 None => return,
@@ -341,14 +368,34 @@ impl Steward {
 
     fn give_to_absorb(&mut self, farewell: Received) {
         let Some(absorb) = self.application.hooks.absorb.clone() else { return };
-        if self.worker.is_none() {
-            self.worker = Worker::start(&self.jobs, self.application.surround.clone()).ok();
+        if self.absorber.is_none() {
+            self.absorber = Worker::start(&self.jobs, self.application.surround.clone()).ok();
         }
-        match &self.worker {
-            Some(worker) => self.absorbing = Some(worker.run(move || absorb.call(farewell))),
+        match &self.absorber {
+            Some(absorber) => {
+                let done = absorber.run(move || absorb.call(farewell));
+                self.absorbing = Some(Absorbing { done, until: Instant::now() + self.waits.hook });
+                self.watch_farewells();
+            }
             // No thread is to be had. It is worth more than the time that it takes.
             None => absorb.call(farewell),
         }
+    }
+
+    /// One that takes too long is not waited for: this process is not to stay for it for ever.
+    fn end_absorbing(&mut self) {
+        let Some(absorbing) = &self.absorbing else { return };
+        let done = absorbing.done.take().is_some();
+        if !done && Instant::now() < absorbing.until {
+            return;
+        }
+        if !done {
+            let error = "it was not taken in in time";
+            tracing::error!(event = "farewell_lost", %error, "a farewell is lost");
+            self.absorber = None;
+        }
+        self.absorbing = None;
+        self.watch_farewells();
     }
 
     /// Whether nothing of the predecessor's is still to be taken in.
@@ -358,8 +405,11 @@ impl Steward {
 
     /// At rest there is no thread.
     fn dismiss_worker(&mut self) {
-        if self.handover.is_none() && self.absorbing.is_none() {
+        if self.handover.is_none() {
             self.worker = None;
+        }
+        if self.absorbing.is_none() {
+            self.absorber = None;
         }
     }
 

@@ -107,9 +107,11 @@ impl Handoff {
             }
             self.superseded();
         }
+        // What has happened since then comes first: the successor may be gone, or its time over.
+        let mut next = self.steward.poll();
         self.steward.proceed();
         loop {
-            match self.next_duty() {
+            match next.take().unwrap_or_else(|| self.next_duty()) {
                 Duty::Supersede => self.supersede(),
                 // The kernel ends them with this process.
                 Duty::EndConnections => {}

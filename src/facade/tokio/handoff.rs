@@ -100,9 +100,14 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where it is over already, the application finds that, and its word is not for what comes next.
     fn proceed(&self) {
-        self.state().proceed = true;
-        self.called.notify_one();
+        let mut state = self.state();
+        if state.over.is_none() {
+            state.proceed = true;
+            drop(state);
+            self.called.notify_one();
+        }
     }
 
     fn drained(&self) {
@@ -112,7 +117,7 @@ impl Desk {
 
     fn conclude(&self, over: Over) {
         let mut state = self.state();
-        (state.over, state.draining) = (Some(over), false);
+        *state = DeskState { over: Some(over), ..DeskState::default() };
         drop(state);
         self.told.notify_one();
     }
