@@ -395,6 +395,7 @@ fn a_cold_start_that_is_given_up(form: Form) {
     let given_up = form.receive(config(&path)).unwrap();
     assert!(given_up.is_cold_start());
     drop(given_up);
+    assert!(!path.exists(), "nobody will ever answer there");
     let control = form.listen(config(&path)).unwrap();
     assert_eq!(control.generation(), 1);
     Raw::greeted(&path);

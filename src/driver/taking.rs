@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -296,9 +297,26 @@ pub(crate) struct Inherited {
 #[derive(Debug)]
 enum Source {
     /// From nobody: a cold start, and the lock that makes it the only one.
-    Cold(#[expect(dead_code, reason = "held until it is dropped")] Lock),
+    Cold(ColdStart),
     /// From a predecessor that still serves, as far as is known.
     Predecessor(Box<Claim>),
+}
+
+/// The right to be the first. A start that fails before it serves takes its socket away again, while nobody else can bind.
+#[derive(Debug)]
+struct ColdStart {
+    path: PathBuf,
+    /// What the path leads to, until somebody serves there.
+    ours: Option<FileId>,
+    _lock: Lock,
+}
+
+impl Drop for ColdStart {
+    fn drop(&mut self) {
+        if let Some(ours) = self.ours {
+            let _ = Place::open(&self.path).map(|place| place.remove(ours));
+        }
+    }
 }
 
 /// A complete transfer that has not come to its end. Dropped before that, it is given up, and says why.
@@ -340,7 +358,8 @@ impl Drop for Claim {
 
 impl Inherited {
     fn nothing(config: Config, place: Place, control: UnixListener, lock: Lock) -> Inherited {
-        let source = Source::Cold(lock);
+        let (path, ours) = (place.path().to_owned(), place.look().ok().flatten());
+        let source = Source::Cold(ColdStart { path, ours, _lock: lock });
         Inherited {
             config,
             place,
@@ -356,9 +375,9 @@ impl Inherited {
 
     /// What a process leaves behind that is told to stop while it initialises.
     pub(crate) fn last_words(&self) -> LastWords {
-        let path = match (self.is_cold_start(), self.place.look()) {
-            (true, Ok(Some(ours))) => Some((self.place.path().to_owned(), ours)),
-            _ => None,
+        let path = match &self.source {
+            Source::Cold(cold) => cold.ours.map(|ours| (cold.path.clone(), ours)),
+            Source::Predecessor(_) => None,
         };
         // Without it the end of this process says as much.
         LastWords { predecessor: self.source.link().and_then(|link| link.try_clone().ok()), path }
@@ -637,7 +656,10 @@ impl Readied {
     /// Begins the new generation.
     // M9, M122
     pub(crate) fn own(self, takeover: Takeover) {
-        let Readied { generation, source, .. } = self;
+        let Readied { generation, mut source, .. } = self;
+        if let Source::Cold(cold) = &mut source {
+            cold.ours = None;
+        }
         let span = match &source {
             Source::Predecessor(claim) => claim.link.as_ref().map_or_else(Span::none, |link| link.span.clone()),
             Source::Cold(_) => Span::none(),

@@ -44,8 +44,8 @@ fn write(path: &Path) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{pid}"));
     let temporary = Path::new(&temporary);
-    fs::write(temporary, format!("{pid}\n"))?;
-    fs::rename(temporary, path).inspect_err(|_| drop(fs::remove_file(temporary)))
+    let written = fs::write(temporary, format!("{pid}\n")).and_then(|()| fs::rename(temporary, path));
+    written.inspect_err(|_| drop(fs::remove_file(temporary)))
 }
 
 fn names_us(path: &Path) -> bool {
