@@ -59,6 +59,14 @@ impl Arbiter {
     }
 }
 
+/// Without `/proc` there is no lock of the owner, and the rule for two processes has to do.
+pub(crate) fn or_none(arbiter: io::Result<Arbiter>) -> Option<Arc<Arbiter>> {
+    let failed = |error: &io::Error| {
+        tracing::warn!(event = "arbiter_failed", %error, "there is no lock of the owner");
+    };
+    arbiter.inspect_err(failed).ok().map(Arc::new)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

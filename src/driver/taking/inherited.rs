@@ -1,0 +1,272 @@
+//! What a new generation begins with, while its application initialises.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::config::Config;
+use crate::core::wire::{self, Entry, FileId};
+use crate::core::{Cause, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
+use crate::driver::arbiter::Arbiter;
+use crate::driver::channel::Link;
+use crate::driver::descriptor::{Inheritable, Unclaimed, named, serves};
+use crate::driver::early_stop::LastWords;
+use crate::driver::generation::Named;
+use crate::driver::laps::Laps;
+use crate::driver::place::{Lock, Place};
+use crate::error::{Error, Result};
+use crate::state::Received;
+
+/// What a new generation begins with, while it initialises.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    pub(super) config: Config,
+    pub(super) place: Place,
+    pub(super) control: UnixListener,
+    pub(super) unclaimed: Unclaimed,
+    pub(super) state: Option<Arc<Received>>,
+    /// What the application has named so far.
+    pub(super) named: Named,
+    /// Whether somebody will take requests to upgrade and to stop.
+    pub(crate) operated: bool,
+    /// What the owner of the service holds.
+    pub(super) arbiter: Option<Arc<Arbiter>>,
+    pub(super) source: Source,
+}
+
+/// Where a generation gets the service from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// From nobody: a cold start, and the lock that makes it the only one.
+    Cold(ColdStart),
+    /// From a predecessor that still serves, as far as is known.
+    Predecessor(Box<Claim>),
+}
+
+/// The right to be the first. A start that fails before it serves takes its socket away again, while nobody else can bind.
+#[derive(Debug)]
+pub(super) struct ColdStart {
+    pub(super) path: PathBuf,
+    /// What the path leads to, until somebody serves there.
+    pub(super) ours: Option<FileId>,
+    pub(super) _lock: Lock,
+}
+
+impl Drop for ColdStart {
+    fn drop(&mut self) {
+        if let Some(ours) = self.ours {
+            let _ = Place::open(&self.path).map(|place| place.remove(ours));
+        }
+    }
+}
+
+/// A complete transfer that has not come to its end. Dropped before that, it is given up, and says why.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) offer: Box<wire::Offer>,
+    pub(super) laps: Laps,
+    /// Absent once the handoff has come to its end.
+    pub(super) link: Option<Link<Successor<OwnedFd>>>,
+    /// How the handoff ended, where that was heard before ready, which reports it.
+    pub(super) failed: Option<Cause>,
+    /// What the application's last call failed of, if it did: the reason, should it now give up.
+    pub(super) last_error: Mutex<Option<String>>,
+}
+
+impl Claim {
+    pub(super) fn say(&mut self, command: Command) {
+        if let Some(link) = &mut self.link {
+            link.command(command);
+            while let Some(event) = link.step(Instant::now(), &[]) {
+                if let Event::Failed(cause) = event {
+                    self.failed = Some(cause);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let last_error = self.last_error.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let reason = last_error.unwrap_or_else(|| {
+            let how = if std::thread::panicking() { "panicked" } else { "gave up" };
+            format!("the successor's application {how}")
+        });
+        self.say(Command::Abort(Cause::Here(reason)));
+    }
+}
+
+impl Inherited {
+    pub(super) fn nothing(config: Config, place: Place, control: UnixListener, lock: Lock) -> Inherited {
+        let (path, ours) = (place.path().to_owned(), place.look().ok().flatten());
+        let source = Source::Cold(ColdStart { path, ours, _lock: lock });
+        Inherited {
+            config,
+            place,
+            control,
+            unclaimed: Unclaimed::default(),
+            state: None,
+            named: Named::default(),
+            operated: false,
+            arbiter: None,
+            source,
+        }
+    }
+
+    /// What a process leaves behind that is told to stop while it initialises.
+    pub(crate) fn last_words(&self) -> LastWords {
+        let path = match &self.source {
+            Source::Cold(cold) => cold.ours.map(|ours| (cold.path.clone(), ours)),
+            Source::Predecessor(_) => None,
+        };
+        // Without it the end of this process says as much.
+        LastWords { predecessor: self.source.link().and_then(|link| link.try_clone().ok()), path }
+    }
+
+    pub(crate) fn is_cold_start(&self) -> bool {
+        self.source.is_cold()
+    }
+
+    /// The generation that this process is about to be.
+    pub(crate) fn generation(&self) -> u64 {
+        self.source.generation()
+    }
+
+    /// The address of what was inherited under a name and has not been taken.
+    pub(crate) fn address(&self, name: &str) -> Option<&str> {
+        self.unclaimed.address(name)
+    }
+
+    pub(crate) fn state(&self) -> Option<&Arc<Received>> {
+        self.state.as_ref()
+    }
+
+    pub(crate) fn take_all<T: Inheritable>(&mut self, name: &str) -> Result<Vec<T>> {
+        let taken = self.unclaimed.take_all(name)?;
+        Ok(taken.into_iter().map(|(entry, fd)| self.claimed(&entry, fd)).collect())
+    }
+
+    pub(crate) fn take<T: Inheritable>(&mut self, name: &str) -> Result<Option<T>> {
+        let taken = self.unclaimed.take(name)?;
+        Ok(taken.map(|(entry, fd)| self.claimed(&entry, fd)))
+    }
+
+    pub(crate) fn take_or_else<T, E>(&mut self, name: &str, make: impl FnOnce() -> Result<T, E>) -> Result<T>
+    where
+        T: Inheritable + AsFd,
+        E: Into<std::io::Error>,
+    {
+        self.take_or_make(name, make).map(|(_, taken)| taken)
+    }
+
+    /// [`Inherited::take_or_else`], and what the kernel says of it.
+    pub(crate) fn take_or_make<T, E>(
+        &mut self,
+        name: &str,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(Arc<Entry>, T)>
+    where
+        T: Inheritable + AsFd,
+        E: Into<std::io::Error>,
+    {
+        let (entry, taken) = match self.unclaimed.take(name)? {
+            Some(inherited) => inherited,
+            None => {
+                let made = make().map_err(|error| Error::io(format!("make \"{name}\""))(error.into()))?;
+                (Arc::new(named(name, &made)?), made)
+            }
+        };
+        self.named.add(&entry);
+        Ok((entry, taken))
+    }
+
+    /// The inherited socket of this name if it is bound to `wanted`, or else a new one.
+    pub(crate) fn take_bound<T>(
+        &mut self,
+        name: &str,
+        wanted: SocketAddr,
+        bind: impl FnOnce(SocketAddr) -> std::io::Result<T>,
+    ) -> Result<(Arc<Entry>, T)>
+    where
+        T: Inheritable + AsFd,
+    {
+        if let Some(found) = self.unclaimed.address(name) {
+            if !found.parse().is_ok_and(|bound| serves(bound, wanted)) {
+                let (name, found, wanted) = (name.to_owned(), found.to_owned(), wanted.to_string());
+                return Err(Error::AddressChanged { name, found, wanted });
+            }
+        }
+        self.take_or_make(name, || {
+            bind(wanted).map_err(|error| std::io::Error::new(error.kind(), format!("{wanted}: {error}")))
+        })
+    }
+
+    pub(crate) fn register(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
+        self.named.add(&named(name, fd)?);
+        Ok(())
+    }
+
+    pub(super) fn claimed<T>(&mut self, entry: &Entry, fd: T) -> T {
+        self.named.add(entry);
+        fd
+    }
+
+    /// Remembers what a call of the application's failed of. One that goes well later tells that it was no reason to
+    /// give up.
+    pub(crate) fn noted<T, E: fmt::Display>(&self, done: Result<T, E>) -> Result<T, E> {
+        self.source.noted(done)
+    }
+
+    /// Gives the handoff up. On a cold start there is nobody to tell.
+    pub(crate) fn fail(self, reason: &str) {
+        let _ = self.noted::<(), _>(Err(reason));
+    }
+
+    pub(crate) fn progress(&mut self, message: &str) {
+        if let Source::Predecessor(claim) = &mut self.source {
+            claim.last_error = Mutex::default();
+            claim.say(Command::Progress(message.to_owned()));
+        }
+    }
+}
+
+impl Source {
+    pub(super) fn is_cold(&self) -> bool {
+        matches!(self, Source::Cold(_))
+    }
+
+    pub(super) fn link(&self) -> Option<&Link<Successor<OwnedFd>>> {
+        match self {
+            Source::Predecessor(claim) => claim.link.as_ref(),
+            Source::Cold(_) => None,
+        }
+    }
+
+    pub(super) fn noted<T, E: fmt::Display>(&self, done: Result<T, E>) -> Result<T, E> {
+        if let Source::Predecessor(claim) = self {
+            let last_error = done.as_ref().err().map(ToString::to_string);
+            *claim.last_error.lock().unwrap_or_else(PoisonError::into_inner) = last_error;
+        }
+        done
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        match self {
+            Source::Cold(_) => 1,
+            Source::Predecessor(claim) => claim.offer.generation + 1,
+        }
+    }
+
+    /// What the path has to lead to for it to be ours to remove; a cold start has just bound it.
+    pub(super) fn path(&self) -> Option<FileId> {
+        match self {
+            Source::Cold(_) => None,
+            Source::Predecessor(claim) => claim.offer.path,
+        }
+    }
+}
