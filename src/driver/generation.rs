@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::core::record::micros;
 use crate::core::wire::{
-    Attempt, Ending, Entry, ErrorCode, Event, Failure, FdStatus, FileId, Hello, MAX_LINE, MAX_TEXT, News, Outcome,
-    PROTOCOL, Phase, PredecessorStatus, Receive, Status, shorten,
+    Attempt, Ending, Entry, ErrorCode, Event, Failure, FileId, Hello, MAX_TEXT, News, Outcome, PROTOCOL, Phase,
+    PredecessorStatus, Receive, Status, shorten,
 };
 use crate::core::{Cause, Desk, Leave, Lifecycle, Packet, Peer, Predecessor, Successor};
 use crate::driver::arbiter::Arbiter;
 use crate::driver::channel::{Channel, Link};
-use crate::driver::descriptor::{Attachment, named, status_of};
+use crate::driver::descriptor::{Attachment, named};
 use crate::driver::laps::Laps;
+use crate::driver::named::Named;
 use crate::driver::place::Place;
 use crate::error::{Error, Result, StateError};
 use crate::state::Received;
@@ -756,37 +757,5 @@ impl Board {
             self.notices.push(Notice::Event(event));
         }
         heard
-    }
-}
-
-/// The descriptors that `status` names.
-#[derive(Debug, Default)]
-pub(crate) struct Named {
-    /// As many as leave the status line within its limit.
-    shown: Vec<FdStatus>,
-    /// How long they are on the line, at the most.
-    length: usize,
-    /// How many there are.
-    count: u64,
-}
-
-impl Named {
-    /// Takes a name off the list, which stood for so many.
-    pub(crate) fn remove(&mut self, name: &str, count: usize) {
-        self.count = self.count.saturating_sub(count as u64);
-        self.shown.retain(|shown| shown.name.as_str() != name);
-    }
-
-    pub(crate) fn add(&mut self, entry: &Entry) {
-        // What a status line needs besides: a full history with the longest reasons is the most of it.
-        const ROOM: usize = MAX_LINE / 2;
-
-        self.count += 1;
-        let length = 96 + 6 * (entry.name.as_str().len() + entry.addr.as_ref().map_or(0, String::len));
-        // Once one does not fit, the list ends, rather than going on with shorter ones.
-        self.length = (self.length + length).min(ROOM);
-        if self.length < ROOM {
-            self.shown.push(status_of(entry));
-        }
     }
 }

@@ -17,8 +17,9 @@ use crate::core::{
 use crate::driver::channel::{Link, Point};
 use crate::driver::child::Spawned;
 use crate::driver::descriptor::{Attachment, Shared, application_name, describe, entry, examine};
-use crate::driver::generation::{Arrival, Generation, Named, Word};
+use crate::driver::generation::{Arrival, Generation, Word};
 use crate::driver::laps::Laps;
+use crate::driver::named::Named;
 use crate::driver::place;
 use crate::error::{Error, Failure, Owner, Result, StateError};
 use crate::state::State;

@@ -11,6 +11,7 @@ pub(crate) mod giving;
 pub(crate) mod hooks;
 pub(crate) mod laps;
 pub(crate) mod launch;
+pub(crate) mod named;
 pub(crate) mod place;
 pub(crate) mod reception;
 pub(crate) mod signals;

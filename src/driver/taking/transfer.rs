@@ -15,9 +15,9 @@ use crate::core::{Cause, Successor, SuccessorCommand as Command, SuccessorEvent 
 use crate::driver::arbiter::{Arbiter, or_none};
 use crate::driver::channel::{Channel, Link};
 use crate::driver::descriptor::{Unclaimed, check};
-use crate::driver::generation::Named;
 use crate::driver::giving::make_room;
 use crate::driver::laps::Laps;
+use crate::driver::named::Named;
 use crate::driver::place::Place;
 use crate::error::{Error, PathProblem, Result};
 use crate::state::Received;
