@@ -54,14 +54,24 @@ fn main() -> ExitCode {
 async fn serve() -> Result<(), http::Error> {
     let mut fault = signal(SignalKind::user_defined1())?;
     tokio::select! {
-        done = http::run(http::Args::parse_from(std::env::args_os().skip(1))) => done,
-        _ = fault.recv() => returned(),
+        // What ends it may overtake the signal.
+        done = http::run(http::Args::parse_from(std::env::args_os().skip(1))) => match ending() {
+            Some(_) => fault.recv().await,
+            None => return done,
+        },
+        done = fault.recv() => done,
+    };
+    match ending().as_deref() {
+        Some("return") => Ok(()),
+        _ => Err("a fault that a test has asked for".into()),
     }
 }
 
-fn returned() -> Result<(), http::Error> {
-    let fault = std::env::var("FD_HANDOFF_FAULT").unwrap_or_default();
-    if fault.ends_with("return") { Ok(()) } else { Err("a fault that a test has asked for".into()) }
+/// How `main` is to end at the fault, where that is what the fault is.
+fn ending() -> Option<String> {
+    let asked = std::env::var("FD_HANDOFF_FAULT").ok()?;
+    let fault = asked.rsplit(' ').next()?;
+    matches!(fault, "error" | "return").then(|| fault.to_owned())
 }
 
 fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
