@@ -3,36 +3,40 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::sys::file;
 
 /// A file that every generation has, and this process's own description of it. **Whoever accepts holds an exclusive lock
 /// on it**, of the kind that belongs to the description (`F_OFD_SETLK`, see `fcntl(2)`): children that share the
-/// descriptor share the lock, other processes do not.
+/// descriptor share the lock, other processes do not. In the file is the generation of the last who held it: between
+/// two owners nobody does.
 #[derive(Debug)]
 pub(crate) struct Arbiter {
     /// What is handed over. Nobody locks by it: its description is everybody's.
     shared: Arc<OwnedFd>,
     own: File,
+    /// The generation of this process.
+    generation: u64,
     /// Whether the predecessor has it, too, and so cannot take back while another process holds the lock.
     inherited: bool,
 }
 
 impl Arbiter {
     /// One for a service whose predecessors have none.
-    pub(crate) fn new() -> io::Result<Arbiter> {
-        Arbiter::open(file::memfd(c"fd-handoff-owner")?.into(), false)
+    pub(crate) fn new(generation: u64) -> io::Result<Arbiter> {
+        Arbiter::open(file::memfd(c"fd-handoff-owner")?.into(), generation, false)
     }
 
     /// The predecessor's. It fails where there is no `/proc`.
-    pub(crate) fn inherited(shared: OwnedFd) -> io::Result<Arbiter> {
-        Arbiter::open(shared, true)
+    pub(crate) fn inherited(shared: OwnedFd, generation: u64) -> io::Result<Arbiter> {
+        Arbiter::open(shared, generation, true)
     }
 
-    fn open(shared: OwnedFd, inherited: bool) -> io::Result<Arbiter> {
+    fn open(shared: OwnedFd, generation: u64, inherited: bool) -> io::Result<Arbiter> {
         let own = file::reopen(shared.as_fd())?;
-        Ok(Arbiter { shared: Arc::new(shared), own, inherited })
+        Ok(Arbiter { shared: Arc::new(shared), own, generation, inherited })
     }
 
     pub(crate) fn is_inherited(&self) -> bool {
@@ -43,13 +47,38 @@ impl Arbiter {
         &self.shared
     }
 
-    /// Takes the lock, unless another process holds it. Where the kernel can say neither, the rule for two processes
-    /// holds: whoever sees that the other is dead owns the service.
-    pub(crate) fn claim(&self) -> bool {
-        file::lock_own(&self.own).unwrap_or_else(|error| {
+    /// Takes the lock, unless another process holds it, or has held it for a service that has gone on without this one.
+    /// Where the kernel cannot say, the rule for two processes holds: whoever sees that the other is dead owns the service.
+    pub(crate) fn claim(&self) -> Claim {
+        self.try_claim().unwrap_or_else(|error| {
             tracing::error!(event = "arbiter_failed", %error, "cannot take the lock of the owner");
-            true
+            Claim::Ours
         })
+    }
+
+    // M130
+    fn try_claim(&self) -> io::Result<Claim> {
+        if !file::lock_own(&self.own)? {
+            return Ok(if self.is_left_behind()? { Claim::Lost } else { Claim::Held });
+        }
+        if self.is_left_behind()? {
+            file::unlock_own(&self.own)?;
+            return Ok(Claim::Lost);
+        }
+        self.own.write_all_at(&self.generation.to_le_bytes(), 0)?;
+        Ok(Claim::Ours)
+    }
+
+    /// Whether a process has owned the service to which this one has not handed over: a successor's successor.
+    // M131
+    fn is_left_behind(&self) -> io::Result<bool> {
+        let mut last = [0; 8];
+        match self.own.read_exact_at(&mut last, 0) {
+            Ok(()) => Ok(u64::from_le_bytes(last) > self.generation.saturating_add(1)),
+            // Nobody has written it: the first owner has yet to, or is of another make.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn disclaim(&self) {
@@ -57,6 +86,16 @@ impl Arbiter {
             tracing::error!(event = "arbiter_failed", %error, "cannot give the lock of the owner back");
         }
     }
+}
+
+/// What became of an attempt to take the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    Ours,
+    /// Another process holds it: the owner, or for a moment a child of one that has died.
+    Held,
+    /// The service has gone on without this process.
+    Lost,
 }
 
 /// Without `/proc` there is no lock of the owner, and the rule for two processes has to do.
@@ -71,17 +110,43 @@ pub(crate) fn or_none(arbiter: io::Result<Arbiter>) -> Option<Arc<Arbiter>> {
 mod tests {
     use super::*;
 
+    fn generation(number: u64, first: &Arbiter) -> Arbiter {
+        Arbiter::inherited(first.shared().try_clone().unwrap(), number).unwrap()
+    }
+
     #[test]
     fn one_holds_it_until_it_gives_it_up_or_is_gone() {
-        let first = Arbiter::new().unwrap();
-        let second = Arbiter::inherited(first.shared().try_clone().unwrap()).unwrap();
-        assert!(first.claim());
-        assert!(first.claim(), "whoever holds it may take it again");
-        assert!(!second.claim());
+        let first = Arbiter::new(1).unwrap();
+        let second = generation(2, &first);
+        assert_eq!(first.claim(), Claim::Ours);
+        assert_eq!(first.claim(), Claim::Ours, "whoever holds it may take it again");
+        assert_eq!(second.claim(), Claim::Held);
         first.disclaim();
-        assert!(second.claim());
-        assert!(!first.claim());
+        assert_eq!(second.claim(), Claim::Ours);
+        assert_eq!(first.claim(), Claim::Held);
         drop(second);
-        assert!(first.claim());
+        assert_eq!(first.claim(), Claim::Ours);
+    }
+
+    #[test]
+    // M130, M131
+    fn between_two_later_owners_it_is_nobodys_and_yet_not_for_an_ancestor() {
+        let first = Arbiter::new(1).unwrap();
+        let [second, third, fourth] = [2, 3, 4].map(|number| generation(number, &first));
+        for (owner, next) in [(&first, &second), (&second, &third)] {
+            assert_eq!(owner.claim(), Claim::Ours);
+            owner.disclaim();
+            assert_eq!(next.claim(), Claim::Ours);
+        }
+        assert_eq!(first.claim(), Claim::Lost, "held by its successor's successor");
+        third.disclaim();
+        assert_eq!(first.claim(), Claim::Lost, "on its way to the next");
+        assert_eq!(fourth.claim(), Claim::Ours, "an attempt of an ancestor's leaves it free");
+        drop(fourth);
+        assert_eq!(third.claim(), Claim::Ours);
+        drop(third);
+        assert_eq!(second.claim(), Claim::Ours, "one by one the service may come back");
+        drop(second);
+        assert_eq!(first.claim(), Claim::Ours);
     }
 }

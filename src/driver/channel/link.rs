@@ -13,7 +13,7 @@ use super::fault::{Strike, strike};
 use super::{Carried, Channel, Fill, Point, Stuck};
 use crate::core::wire::{Frame, WireError};
 use crate::core::{Input, Output, Role};
-use crate::driver::arbiter::Arbiter;
+use crate::driver::arbiter::{Arbiter, Claim};
 use crate::sys::event::{Interest, Poller};
 use crate::sys::process;
 
@@ -193,12 +193,13 @@ where
 
     /// The role waits for the answer, and hears nothing else meanwhile.
     fn claim(&mut self, now: Instant, since: Instant) {
-        let ours = self.arbiter.as_ref().is_none_or(|arbiter| arbiter.claim());
-        if ours || CLAIM_FOR <= now.duration_since(since) {
-            self.claiming = None;
-            return self.role.handle(now, Input::Claimed(ours));
+        let claim = self.arbiter.as_ref().map_or(Claim::Ours, |arbiter| arbiter.claim());
+        if claim == Claim::Held && now.duration_since(since) < CLAIM_FOR {
+            self.claiming = Some((since, now + CLAIM_AGAIN));
+            return;
         }
-        self.claiming = Some((since, now + CLAIM_AGAIN));
+        self.claiming = None;
+        self.role.handle(now, Input::Claimed(claim == Claim::Ours));
     }
 
     /// One frame is on its way while the next is written.

@@ -34,7 +34,7 @@ impl Inherited {
         }
         drop(self.unclaimed);
         let (number, path) = (self.source.generation(), self.source.path());
-        let arbiter = self.arbiter.or_else(|| or_none(Arbiter::new()));
+        let arbiter = self.arbiter.or_else(|| or_none(Arbiter::new(number)));
         let origin = Origin { number, path, named: self.named, operated: self.operated, arbiter };
         let generation = Generation::new(self.config, self.place, self.control, origin)
             .map_err(Error::io("set up the new generation"));

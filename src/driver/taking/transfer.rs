@@ -135,7 +135,8 @@ impl Transfer {
             Event::Complete(snapshot) => {
                 let missing = || Error::Handoff(Cause::Mismatch("the control listener did not come".to_owned()));
                 let control = parts.unclaimed.take_control().ok_or_else(missing)?;
-                let arbiter = parts.unclaimed.take_owner().map(Arbiter::inherited);
+                let generation = parts.offer.as_ref().map_or(1, |offer| offer.generation.saturating_add(1));
+                let arbiter = parts.unclaimed.take_owner().map(|owner| Arbiter::inherited(owner, generation));
                 self.link.arbiter = arbiter.and_then(or_none);
                 let schemas = &parts.config.schemas;
                 let state = snapshot.map(|packet| Received::open(packet, schemas)).transpose()?;
