@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustix::process::{Resource, Rlimit};
@@ -23,9 +23,6 @@ const IN_FLIGHT: usize = 200;
 const AT_ONCE: usize = 100;
 /// Where all rows are of one user, what is in flight in one row counts in the others.
 static IN_FLIGHT_BY_ONE: Mutex<()> = Mutex::new(());
-
-/// More threads than any process here has ended.
-const KEPT_STACKS: usize = 4;
 
 /// What no version of the protocol says, by the names of the rows.
 const LINES: [(&str, &str); 3] = [
@@ -53,17 +50,27 @@ fn limit(world: &World, tag: &str, limit: &str) -> Check {
 
 /// In the service: limits this process as it was told to. `memory` is what it has, and half a thread's stack.
 pub(crate) fn limit_myself(limit: &str) {
-    let (resource, to) = match limit.split_once(' ') {
-        Some(("processes", to)) => (Resource::Nproc, to.parse().expect("a number")),
-        Some(("files", to)) => (Resource::Nofile, to.parse().expect("a number")),
-        _ => {
-            // The stacks of threads that have ended are kept for the next ones.
-            for _ in 0..KEPT_STACKS {
-                std::thread::spawn(std::thread::park);
-            }
-            (Resource::As, (memory() + 1024) * 1024)
+    let Some((resource, to)) = limit.split_once(' ') else { return leave_no_room_for_a_thread() };
+    let to = to.parse().expect("a number");
+    set_limit(if resource == "processes" { Resource::Nproc } else { Resource::Nofile }, to);
+}
+
+/// Room is left over where a thread has ended, whose stack is kept for the next one, and where the heap of one that has
+/// just begun was mapped twice as large as it stays. So a thread takes it as it comes.
+fn leave_no_room_for_a_thread() {
+    let (tell, limited) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        set_limit(Resource::As, (memory() + 1024) * 1024);
+        loop {
+            while std::thread::Builder::new().spawn(std::thread::park).is_ok() {}
+            let _ = tell.send(());
+            std::thread::sleep(Duration::from_millis(1));
         }
-    };
+    });
+    limited.recv().expect("the thread goes on");
+}
+
+fn set_limit(resource: Resource, to: u64) {
     let limit = Rlimit { current: Some(to), maximum: Some(to) };
     rustix::process::setrlimit(resource, limit).expect("less is always allowed");
 }
