@@ -22,7 +22,7 @@ mod stops;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use process::{Check, Form, PATIENCE, World};
@@ -100,6 +100,9 @@ fn main() -> ExitCode {
 
 fn test(filter: &str) -> ExitCode {
     let began = Instant::now();
+    // Under nohup(1) it is ignored, and would be by the services; what is caught here has its default action there.
+    let caught = signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default());
+    caught.expect("SIGHUP can be caught");
     let mut rows = Rows::default();
     soak::rows(&mut rows);
     stops::rows(&mut rows);
