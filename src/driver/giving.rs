@@ -252,7 +252,7 @@ impl Giving {
             descriptors,
             snapshot: snapshot.map(attach),
         };
-        self.link_mut().command(Command::Offer(Box::new(gift)));
+        self.link_mut().follow(Command::Offer(Box::new(gift)));
         Ok(fds)
     }
 

@@ -115,6 +115,11 @@ where
 
     pub(crate) fn command(&mut self, command: R::Command) {
         self.thaw();
+        self.follow(command);
+    }
+
+    /// A command that follows from a frame by itself: a fault at that frame still stands.
+    pub(crate) fn follow(&mut self, command: R::Command) {
         self.role.handle(Instant::now(), Input::Command(command));
     }
 
