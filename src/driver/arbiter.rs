@@ -31,7 +31,11 @@ impl Arbiter {
 
     /// The predecessor's. It fails where there is no `/proc`.
     pub(crate) fn inherited(shared: OwnedFd, generation: u64) -> io::Result<Arbiter> {
-        Arbiter::open(shared, generation, true)
+        let arbiter = Arbiter::open(shared, generation, true)?;
+        // What will be asked while nobody accepts is asked once before: whether the kernel lets us, and for the first time.
+        file::is_locked(&arbiter.own)?;
+        arbiter.is_left_behind()?;
+        Ok(arbiter)
     }
 
     fn open(shared: OwnedFd, generation: u64, inherited: bool) -> io::Result<Arbiter> {
@@ -56,7 +60,6 @@ impl Arbiter {
         })
     }
 
-    // M130
     fn try_claim(&self) -> io::Result<Claim> {
         if !file::lock_own(&self.own)? {
             return Ok(if self.is_left_behind()? { Claim::Lost } else { Claim::Held });
@@ -65,8 +68,15 @@ impl Arbiter {
             file::unlock_own(&self.own)?;
             return Ok(Claim::Lost);
         }
-        self.own.write_all_at(&self.generation.to_le_bytes(), 0)?;
         Ok(Claim::Ours)
+    }
+
+    /// Writes that this generation has owned the service. That can wait until it accepts: nobody gets the lock before.
+    // M130
+    pub(crate) fn sign(&self) {
+        if let Err(error) = self.own.write_all_at(&self.generation.to_le_bytes(), 0) {
+            tracing::error!(event = "arbiter_failed", %error, "cannot sign as the owner");
+        }
     }
 
     /// Whether a process has owned the service to which this one has not handed over: a successor's successor.
@@ -135,18 +145,22 @@ mod tests {
         let [second, third, fourth] = [2, 3, 4].map(|number| generation(number, &first));
         for (owner, next) in [(&first, &second), (&second, &third)] {
             assert_eq!(owner.claim(), Claim::Ours);
+            owner.sign();
             owner.disclaim();
             assert_eq!(next.claim(), Claim::Ours);
+            next.sign();
         }
         assert_eq!(first.claim(), Claim::Lost, "held by its successor's successor");
         third.disclaim();
         assert_eq!(first.claim(), Claim::Lost, "on its way to the next");
-        assert_eq!(fourth.claim(), Claim::Ours, "an attempt of an ancestor's leaves it free");
-        drop(fourth);
-        assert_eq!(third.claim(), Claim::Ours);
-        drop(third);
-        assert_eq!(second.claim(), Claim::Ours, "one by one the service may come back");
-        drop(second);
+        for owner in [fourth, third, second] {
+            assert_eq!(
+                owner.claim(),
+                Claim::Ours,
+                "one by one the service may come back, and no ancestor was in the way"
+            );
+            owner.sign();
+        }
         assert_eq!(first.claim(), Claim::Ours);
     }
 }

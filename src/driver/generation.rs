@@ -229,6 +229,7 @@ impl Generation {
 
     /// The service is this generation's from here on.
     pub(crate) fn own(&self, legacy: Legacy) {
+        self.sign();
         let (status, link) = legacy.predecessor.unzip();
         let mut board = self.board();
         board.final_state = legacy.final_state;
@@ -240,6 +241,11 @@ impl Generation {
         board.life.own(legacy.history, status);
         drop(board);
         self.wake.raise();
+    }
+
+    /// Whoever may come after this owner can tell that there was one.
+    pub(crate) fn sign(&self) {
+        self.arbiter.iter().for_each(|arbiter| arbiter.sign());
     }
 
     pub(crate) fn hello(&self) -> Hello {
@@ -380,7 +386,6 @@ impl Generation {
     /// From here on this generation accepts nothing, on the control socket either.
     pub(crate) fn release(&self) {
         self.board().life.release();
-        self.wake.raise();
     }
 
     pub(crate) fn strand(&self) {
@@ -556,10 +561,15 @@ impl Generation {
 
     /// Wakes the background only where somebody listens: on its way, a handoff has better things to do.
     pub(crate) fn publish(&self, event: Event) {
-        let heard = self.board().publish(event);
-        if heard {
+        if self.publish_later(event) {
             self.wake.raise();
         }
+    }
+
+    /// As [`Generation::publish`], but that the caller wakes the background when it has the time. Returns whether it is to.
+    #[must_use]
+    pub(crate) fn publish_later(&self, event: Event) -> bool {
+        self.board().publish(event)
     }
 
     /// One more connection listens for events.

@@ -292,13 +292,18 @@ impl Giving {
     // M51
     pub(crate) fn release(&mut self, state: Option<Packet<OwnedFd>>) {
         self.generation.release();
+        let monotonic_us = process::monotonic().as_micros() as u64;
         self.laps.released = Some(Instant::now());
         let release_us = self.laps.release_us();
         self.span.in_scope(|| tracing::info!(event = "release", release_us, "this process has stopped accepting"));
-        self.tell(News::Release, "this process has stopped accepting");
-        let monotonic_us = process::monotonic().as_micros() as u64;
+        let heard = self.generation.publish_later(self.event(News::Release, "this process has stopped accepting"));
         let state = state.map(attach);
         self.link_mut().command(Command::Release { state, monotonic_us, timens: file::time_namespace() });
+        // Nobody accepts: whoever listens is told once the word is out.
+        self.push();
+        if heard {
+            self.generation.wake.raise();
+        }
     }
 
     pub(crate) fn draining(&mut self, connections: u64) {
@@ -493,6 +498,7 @@ impl Giving {
         let released = !self.generation.is_accepting();
         self.generation.conclude(attempt, event, Lifecycle::keep);
         if released {
+            self.generation.sign();
             // The successor may have called listen, and would be named as the one that serves.
             let _ = place::listen(self.generation.listener.as_fd());
         }

@@ -38,6 +38,13 @@ pub(crate) fn lock_own(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Whether another description holds such a lock. See `F_OFD_GETLK` in `fcntl(2)`.
+pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
+    let mut found = whole(nix::libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
+    Ok(i32::from(found.l_type) != nix::libc::F_UNLCK)
+}
+
 /// Gives it back.
 pub(crate) fn unlock_own(file: &File) -> io::Result<()> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&whole(nix::libc::F_UNLCK)))?;

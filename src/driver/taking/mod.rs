@@ -7,5 +7,6 @@ mod search;
 mod transfer;
 
 pub(crate) use inherited::Inherited;
+pub(crate) use ready::Readied;
 pub(crate) use search::{Found, Search};
 pub(crate) use transfer::Transfer;

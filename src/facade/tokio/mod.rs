@@ -70,8 +70,12 @@ impl<T: AsFd + AsRawFd> Watched<T> {
         }
         let readable = async {
             // It fails only when the runtime shuts down, and then nobody waits any more.
-            if let Ok(mut guard) = self.0.readable().await {
+            while let Ok(mut guard) = self.0.readable().await {
                 guard.clear_ready();
+                // It may have heard of what was taken meanwhile.
+                if is_readable(self.0.get_ref().as_fd()) {
+                    break;
+                }
             }
         };
         match deadline {

@@ -1,16 +1,20 @@
 //! The successor's side on tokio.
 
-use std::sync::Arc;
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::listen::Control;
 use super::{Watched, off_runtime};
 use crate::config::Config;
+use crate::driver::channel::Link;
 use crate::driver::generation::Generation;
 use crate::driver::signals::Caught;
-use crate::driver::taking::{Found, Inherited, Search, Transfer};
-use crate::error::{PathProblem, Result, StateError};
+use crate::driver::taking::{Found, Inherited, Readied, Search, Transfer};
+use crate::error::{Error, PathProblem, Result, StateError};
 use crate::facade::form::{self, Tokio};
 use crate::state::Received;
+use crate::sys::event::Poller;
 
 /// [`crate::handoff_listen`] on tokio.
 ///
@@ -110,15 +114,65 @@ impl Inheritance {
         // If the handoff fails, dropping it ends the background again.
         let control = prepared.noted(Control::begin(Arc::clone(prepared.generation()), reception))?;
         let poller = prepared.noted(prepared.poller().map(Watched::new).transpose())?;
-        let mut readied = prepared.say_ready();
-        loop {
-            if let Some(takeover) = readied.poll() {
-                readied.own(takeover?);
-                return Ok((control, acquired));
+        TakingOver::begin(prepared.say_ready()).end(poller).await?;
+        Ok((control, acquired))
+    }
+}
+
+/// A process that is ready, until the service is its own. Dropped before that, it gives the handoff up.
+struct TakingOver(Arc<Mutex<Option<Readied>>>);
+
+impl TakingOver {
+    fn begin(readied: Readied) -> TakingOver {
+        TakingOver(Arc::new(Mutex::new(Some(readied))))
+    }
+
+    /// On a task, since nobody accepts meanwhile: the thread that hears of the release carries on at once, and need not wake
+    /// the one that waits here.
+    async fn end(self, poller: Option<Watched<Arc<Poller>>>) -> Result<()> {
+        let Some(poller) = poller else { return TakingOver::step(&self.0).unwrap_or(Ok(())) };
+        let shared = Arc::clone(&self.0);
+        let task = ::tokio::spawn(async move {
+            loop {
+                if let Some(done) = TakingOver::step(&shared) {
+                    return done;
+                }
+                poller.wait(TakingOver::deadline(&shared)).await;
             }
-            if let (Some(poller), Some(link)) = (&poller, readied.link()) {
-                poller.wait(link.deadline()).await;
+        });
+        match task.await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime is on its way out.
+                Err(_) => Err(Error::Closed),
+            },
+        }
+    }
+
+    /// Does all that can be done now. `Some`: this process owns the service, or it never will.
+    fn step(shared: &Mutex<Option<Readied>>) -> Option<Result<()>> {
+        // Locked to the end, so that whoever is dropped now has either given up before or owns the service.
+        let mut slot = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut readied) = slot.take() else { return Some(Err(Error::Closed)) };
+        match readied.poll() {
+            Some(taken) => Some(taken.map(|takeover| readied.own(takeover))),
+            None => {
+                *slot = Some(readied);
+                None
             }
         }
+    }
+
+    fn deadline(shared: &Mutex<Option<Readied>>) -> Option<Instant> {
+        let readied = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        readied.as_ref().and_then(Readied::link).and_then(Link::deadline)
+    }
+}
+
+impl Drop for TakingOver {
+    fn drop(&mut self) {
+        let given_up = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(given_up);
     }
 }
