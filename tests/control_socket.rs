@@ -401,6 +401,34 @@ fn a_cold_start_that_is_given_up(form: Form) {
     Raw::greeted(&path);
 }
 
+/// A stale socket is replaced where there is no room for another one beside it.
+#[test]
+#[ignore = "needs root, and a mount namespace"]
+fn a_stale_socket_in_a_directory_without_a_free_inode_is_replaced() {
+    let Place { directory: _directory, path } = place();
+    let mut child = Child::start("no inode", &path);
+    assert_eq!(child.hear(), "replaced");
+}
+
+fn listen_without_an_inode(mut parent: Parent) {
+    use nix::mount::{MsFlags, mount};
+    let directory = parent.path.parent().unwrap();
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    let nothing = None::<&str>;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+    mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), Some("nr_inodes=8")).unwrap();
+    // What is dropped has crashed: its path stays.
+    drop(Form::Blocking.listen(config(&parent.path)).unwrap());
+    let mut others = (0..).map(|number| fs::write(directory.join(format!("{number}")), ""));
+    assert_eq!(others.find_map(|written| written.err()).unwrap().kind(), std::io::ErrorKind::StorageFull);
+    for form in [Form::last(), Form::Blocking] {
+        let control = form.listen(config(&parent.path)).unwrap();
+        assert_eq!(Raw::greeted(&parent.path).ask("status")["generation"], 1);
+        drop(control);
+    }
+    parent.tell("replaced");
+}
+
 #[test]
 #[ignore = "run by other tests as a process of its own"]
 fn child_main() {
@@ -410,6 +438,7 @@ fn child_main() {
         "problems" => tell_problems(Form::Blocking, parent),
         "problems on tokio" => tell_problems(Form::last(), parent),
         "serve" => serve_once(parent),
+        "no inode" => listen_without_an_inode(parent),
         other => panic!("no role {other}"),
     }
 }

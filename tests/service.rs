@@ -41,6 +41,7 @@ forms! {
     a_unix_path_is_removed_at_a_stop
     an_abstract_unix_socket_is_inherited
     finishing_without_being_superseded_stops
+    a_pidfile_that_cannot_be_written_is_tried_again
     a_state_that_panics_fails_the_handoff
     a_stop_answers_whoever_waits_for_an_upgrade
     no_upgrade_begins_while_the_service_stops
@@ -383,6 +384,22 @@ fn finishing_twice_does_nothing(old: Form, new: Form) {
     second.handle().stop();
     ended(serve(second));
     assert!(!at("unix.sock").exists() && !at("pid").exists() && !path.exists());
+}
+
+fn a_pidfile_that_cannot_be_written_is_tried_again(form: Form) {
+    let Place { directory, path } = place();
+    let (missing, pidfile) = (directory.path().join("missing"), directory.path().join("missing/pid"));
+    let plan = Plan { pidfile: Some(pidfile.clone()), ..Plan::default() };
+    let handoff = form.start_with(config(&path), plan).unwrap().ready().unwrap();
+    let handle = handoff.handle();
+    let service = serve(handoff);
+    std::fs::create_dir(&missing).unwrap();
+    wait_for(|| pidfile.exists());
+    assert_eq!(std::fs::read_to_string(&pidfile).unwrap().trim(), std::process::id().to_string());
+    assert_eq!(std::fs::read_dir(&missing).unwrap().count(), 1, "nothing is left over beside it");
+    handle.stop();
+    ended(service);
+    assert!(!pidfile.exists());
 }
 
 fn finishing_without_being_superseded_stops(form: Form) {

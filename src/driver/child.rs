@@ -1,6 +1,6 @@
 //! A successor that this process starts itself: if it does not take the service, it is ended and reaped.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,10 @@ use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
 use crate::sys::event::wait_readable;
-use crate::sys::process;
+use crate::sys::{limits, process};
+
+/// How often to look after a child where the kernel lets nobody wait for its end (`pidfd_open(2)` is forbidden).
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A successor process that this one has started.
 ///
@@ -28,7 +31,7 @@ impl Spawned {
     /// Where the program cannot be started: it does not exist, or is not executable.
     pub fn start(command: &mut Command) -> Result<Spawned> {
         let program = command.get_program().to_string_lossy().into_owned();
-        command.spawn().map(Spawned).map_err(Error::io(format!("start {program}")))
+        limits::opening(|| command.spawn()).map(Spawned).map_err(Error::io(format!("start {program}")))
     }
 
     /// Its process id.
@@ -78,17 +81,28 @@ impl Spawned {
         }
     }
 
+    /// A descriptor that is readable once it is dead, where the kernel lets one have it.
+    pub(crate) fn pidfd(&self) -> Option<OwnedFd> {
+        let pid = i32::try_from(self.pid()).ok()?;
+        limits::opening(|| process::pidfd_of(pid)).ok()
+    }
+
+    /// Whether it is dead; it is reaped then.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(Some(_)))
+    }
+
     /// Returns whether it was dead in time.
-    fn ends_within(&self, grace: Duration) -> bool {
-        let Ok(pid) = i32::try_from(self.pid()) else { return false };
-        let Ok(pidfd) = process::pidfd_of(pid) else { return false };
+    fn ends_within(&mut self, grace: Duration) -> bool {
+        let pidfd = self.pidfd();
         let deadline = Instant::now().checked_add(grace);
-        while !process::is_dead(pidfd.as_fd()) {
+        while !self.has_ended() {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return false;
             }
-            if wait_readable(&[pidfd.as_fd()], deadline).is_err() {
-                return false;
+            match &pidfd {
+                Some(pidfd) => drop(wait_readable(&[pidfd.as_fd()], deadline)),
+                None => std::thread::sleep(LOOK_AGAIN),
             }
         }
         true

@@ -155,7 +155,7 @@ pub(crate) enum Milestone {
 const LET_GO: u64 = u64::MAX;
 
 /// How many descriptors may be in flight at once.
-pub(crate) const IN_FLIGHT: usize = MAX_BATCH * MAX_UNACKNOWLEDGED as usize;
+const IN_FLIGHT: usize = MAX_BATCH * MAX_UNACKNOWLEDGED as usize;
 
 impl Giving {
     pub(crate) fn new(generation: Arc<Generation>, arrival: Arrival) -> Result<Giving> {
@@ -238,10 +238,9 @@ impl Giving {
         if count > MAX_DESCRIPTORS {
             return Err(Error::TooManyDescriptors { count });
         }
-        // Named first: where there is no room now, the next attempt finds it, since those who look make way.
         self.generation.name(named);
-        // What is in flight counts against the sender's limit as well (ETOOMANYREFS).
-        make_room(count.min(IN_FLIGHT))?;
+        // What is in flight counts against the sender's limit as well; the kernel says so where it is too much (ETOOMANYREFS).
+        limits::allow(count.min(IN_FLIGHT) as u64);
 
         let state_bytes = snapshot.as_ref().map(|packet| packet.info.length);
         self.span.in_scope(|| tracing::debug!(event = "offer", descriptors = count, state_bytes, "offering"));
@@ -574,11 +573,4 @@ fn attach(packet: Packet<OwnedFd>) -> Packet<Attachment> {
 
 fn millis(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
-}
-
-/// See [`limits::make_room`].
-pub(crate) fn make_room(more: usize) -> Result<()> {
-    limits::make_room(more as u64)
-        .map_err(Error::io("read the limit of open files"))?
-        .map_err(|limits::TooFewFiles { needed, hard }| Error::TooFewFiles { needed, hard })
 }

@@ -113,7 +113,14 @@ impl Place {
         let temporary = self.beside(&format!(".{}", std::process::id()));
         // One that a process with our id left behind when it was killed between bind and rename.
         let _ = file::unlink_at(self.directory.as_fd(), &temporary);
-        let listener = self.bind_as(&temporary, mode).map_err(problem)?;
+        let listener = match self.bind_as(&temporary, mode) {
+            // The directory has room for one.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                file::unlink_at(self.directory.as_fd(), &self.name).map_err(problem)?;
+                return self.bind_as(&self.name, mode).map_err(problem);
+            }
+            bound => bound.map_err(problem)?,
+        };
         file::rename_at(self.directory.as_fd(), &temporary, &self.name).map_err(|error| {
             let _ = file::unlink_at(self.directory.as_fd(), &temporary);
             self.problem(from_io("replace the stale socket", error))

@@ -12,16 +12,17 @@ pub(crate) struct Announcer {
 
 impl Announcer {
     /// This process serves, and no other one does. A service that cannot tell so serves all the same, so a failure is
-    /// only logged.
-    pub(crate) fn serving(&self) {
-        if let Some(path) = &self.pidfile {
-            if let Err(error) = write(path) {
-                let (path, error) = (path.display(), crate::error::advised(&error));
-                tracing::error!(event = "pidfile_failed", %path, %error, "cannot write the pidfile");
-            }
-        }
+    /// only logged. Returns whether everybody knows.
+    pub(crate) fn serving(&self) -> bool {
         #[cfg(feature = "systemd")]
         notify(&[sd_notify::NotifyState::MainPid(std::process::id()), sd_notify::NotifyState::Ready]);
+        let Some(path) = &self.pidfile else { return true };
+        let written = write(path);
+        if let Err(error) = &written {
+            let (path, error) = (path.display(), crate::error::advised(error));
+            tracing::error!(event = "pidfile_failed", %path, %error, "cannot write the pidfile; it will be tried again");
+        }
+        written.is_ok()
     }
 
     /// This process was told to stop.

@@ -86,6 +86,7 @@ impl<F: Form> Starting<F> {
         move |generation| {
             let (sockets, held, bound) = (registry.clone(), registry.clone(), registry);
             generation.holds(move |stand_in| held.let_go(stand_in));
+            let announcing = announcer.clone();
             let stopped = move || {
                 bound.remove_paths();
                 announcer.stopped();
@@ -94,6 +95,7 @@ impl<F: Form> Starting<F> {
                 hooks,
                 offer: Box::new(move || registry::offer(&sockets.table())),
                 connections: Box::new(move || F::count(&connections)),
+                serving: Box::new(move || announcing.serving()),
                 stopped: Box::new(stopped),
                 surround,
                 drain,

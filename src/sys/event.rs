@@ -8,13 +8,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::limits::opening;
+
 /// A set of descriptors to wait for, which is itself a descriptor that one can wait for.
 #[derive(Debug)]
 pub(crate) struct Poller(Epoll);
 
 impl Poller {
     pub(crate) fn new() -> io::Result<Poller> {
-        Ok(Poller(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
+        opening(|| Ok(Poller(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?)))
     }
 
     /// Waits for `fd` to be ready as `interest` says, or closed by the peer. Level-triggered.

@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
+use super::limits::opening;
 use crate::core::wire::FileId;
 
 const SEALS: SealFlag =
@@ -20,8 +21,7 @@ const SEALS: SealFlag =
 
 /// An empty memfd that can be sealed. See `memfd_create(2)`.
 pub(crate) fn memfd(name: &CStr) -> io::Result<File> {
-    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    Ok(File::from(fd))
+    opening(|| Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?)))
 }
 
 /// Another description of an open file: a lock of its own, and an offset. See `proc(5)`, `/proc/pid/fd`.

@@ -2,13 +2,21 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-/// A pidfd of this process. See `pidfd_open(2)`, Linux 5.3.
+use super::limits::opening;
+
+/// A pidfd of this process. See `pidfd_open(2)`, Linux 5.3. Where that call is forbidden, a socket whose other end is ours has
+/// one, too.
 pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
-    Ok(rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)
+    opening(|| match rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(pidfd),
+        Err(rustix::io::Errno::MFILE) => Err(rustix::io::Errno::MFILE.into()),
+        Err(_) => super::socket::peer_pidfd(&UnixStream::pair()?.0),
+    })
 }
 
 /// A pidfd of the process with this id in our pid namespace.

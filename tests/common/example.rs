@@ -18,7 +18,12 @@ pub(crate) struct Process {
 impl Process {
     /// Starts one, and returns once it serves.
     pub(crate) fn start(example: &str, args: &[&str]) -> Process {
-        let mut child = Command::new(program(example)).args(args).stdout(Stdio::piped()).spawn().unwrap();
+        Process::begin(Command::new(program(example)).args(args))
+    }
+
+    /// By this command.
+    pub(crate) fn begin(command: &mut Command) -> Process {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut ready).unwrap();

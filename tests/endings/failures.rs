@@ -1,7 +1,7 @@
 //! What the kernel refuses at the wrong moment, and peers that say what nobody understands.
 
 use std::io::Read;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -35,6 +35,7 @@ pub(crate) fn rows(rows: &mut Rows) {
     rows.add_limited("no thread can be had (RLIMIT_NPROC)", |world| no_thread(world, "processes 0"));
     rows.add_limited("no thread can be had (RLIMIT_AS)", |world| no_thread(world, "memory"));
     rows.add_limited("no process can be started", no_process);
+    rows.add("every descriptor is in use", every_descriptor_in_use);
     rows.add_limited("release cannot be sent", release_cannot_be_sent);
     rows.add_limited("release of an upgrade cannot be sent, and then a stop", release_of_an_upgrade_cannot_be_sent);
     for (name, line) in LINES {
@@ -50,7 +51,9 @@ fn limit(world: &World, tag: &str, limit: &str) -> Check {
 
 /// In the service: limits this process as it was told to. `memory` is what it has, and half a thread's stack.
 pub(crate) fn limit_myself(limit: &str) {
-    let Some((resource, to)) = limit.split_once(' ') else { return leave_no_room_for_a_thread() };
+    let Some((resource, to)) = limit.split_once(' ') else {
+        return if limit == "everything" { use_every_descriptor() } else { leave_no_room_for_a_thread() };
+    };
     let to = to.parse().expect("a number");
     set_limit(if resource == "processes" { Resource::Nproc } else { Resource::Nofile }, to);
 }
@@ -73,6 +76,14 @@ fn leave_no_room_for_a_thread() {
 fn set_limit(resource: Resource, to: u64) {
     let limit = Rlimit { current: Some(to), maximum: Some(to) };
     rustix::process::setrlimit(resource, limit).expect("less is always allowed");
+}
+
+/// For good, as a program does that forgets to close them.
+fn use_every_descriptor() {
+    set_limit(Resource::Nofile, FILES);
+    let any = std::io::stdin();
+    let all: Vec<_> = std::iter::from_fn(|| any.as_fd().try_clone_to_owned().ok()).collect();
+    std::mem::forget(all);
 }
 
 fn memory() -> u64 {
@@ -112,6 +123,36 @@ fn no_process(world: &World) -> Check<String> {
     old.exits_with(0)?;
     require(!world.control.exists(), || "the control socket is left over".to_owned())?;
     Ok(format!("{reason:?}"))
+}
+
+/// The service at its limit can be asked, upgraded and stopped.
+fn every_descriptor_in_use(world: &World) -> Check<String> {
+    let mut old = world.serving("P", "probation=0")?;
+    let mut kept = world.connect()?;
+    kept.ask()?;
+    limit(world, "P", "everything")?;
+    for _ in 0..3 {
+        world.status()?;
+    }
+    let watching = world.open("watch").map_err(|error| format!("cannot watch: {error}"))?;
+    world.next("S", "init=fail")?;
+    let outcome = world.upgrade()?;
+    require(outcome["outcome"] == "failed", || format!("the outcome is {outcome}"))?;
+    drop(watching);
+    world.next("T", "")?;
+    let outcome = world.upgrade()?;
+    require(outcome["outcome"] == "completed", || format!("the outcome is {outcome}"))?;
+    let count = world.ask()?.count;
+    require(count == 1, || format!("{count} were counted, and not 1"))?;
+    kept.ask()?;
+    drop(kept);
+    old.exits_with(0)?;
+    let mut last = world.serving("N", "")?;
+    limit(world, "N", "everything")?;
+    last.signal(Signal::SIGTERM);
+    last.exits_with(0)?;
+    require(!world.control.exists(), || "the control socket is left over".to_owned())?;
+    Ok(String::new())
 }
 
 /// Somebody else of that user has descriptors in flight: see `unix(7)`, ETOOMANYREFS.

@@ -234,7 +234,7 @@ impl World {
     }
 
     /// Says a word to the control socket, and leaves the connection open: what follows can be read from it.
-    fn open(&self, word: &str) -> std::io::Result<BufReader<UnixStream>> {
+    pub(crate) fn open(&self, word: &str) -> std::io::Result<BufReader<UnixStream>> {
         let mut stream = UnixStream::connect(&self.control)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         writeln!(stream, "{word}")?;

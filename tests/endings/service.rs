@@ -32,6 +32,12 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 struct Behaviour(String);
 
 impl Behaviour {
+    /// Its words, or the file that has them: a service at its limits may be unable to read it for its child.
+    fn of_this_process() -> Behaviour {
+        let words = std::env::var(BEHAVIOUR).unwrap_or_default();
+        Behaviour(if words.starts_with('/') { std::fs::read_to_string(words).unwrap_or_default() } else { words })
+    }
+
     fn get(&self, key: &str) -> Option<&str> {
         self.0.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
     }
@@ -65,9 +71,8 @@ impl Behaviour {
         let builder = builder.drain(self.millis("drain").unwrap_or(Duration::from_secs(60)));
         let path = self.path();
         builder.successor(move || {
-            let next = std::fs::read_to_string(path.with_file_name(NEXT)).unwrap_or_default();
             let mut command = Command::new("/proc/self/exe");
-            command.arg("serve").env(BEHAVIOUR, next);
+            command.arg("serve").env(BEHAVIOUR, path.with_file_name(NEXT));
             command
         })
     }
@@ -157,7 +162,7 @@ fn decode(state: &Received) -> Result<u64, fd_handoff::StateError> {
 /// In a process of its own: plays the service.
 pub(crate) fn run() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    let behaviour = Behaviour(std::env::var(BEHAVIOUR).unwrap_or_default());
+    let behaviour = Behaviour::of_this_process();
     end_with_the_test();
     let orders = Orders::begin(&behaviour);
     report(&behaviour, "begins");

@@ -19,11 +19,11 @@ use crate::core::{Inspector, Leave, MAX_INSPECTORS, Predecessor, PredecessorComm
 use crate::driver::channel::{Link, Point, pass};
 use crate::driver::descriptor::Attachment;
 use crate::driver::generation::{Arrival, Asker, Generation, Watch, Word};
-use crate::driver::giving;
 use crate::driver::signals::Caught;
 use crate::error::Error;
 use crate::state::panic_message;
 use crate::sys::event::{Interest, Poller};
+use crate::sys::limits::{self, Reserve};
 use crate::sys::{process, socket};
 use predecessor::Followed;
 use session::{Session, Turn};
@@ -35,9 +35,9 @@ const STOP: u64 = 3;
 const UPGRADE: u64 = 4;
 const FIRST_SESSION: u64 = 5;
 
-/// What a handoff opens here besides what it offers: a poller, our own pidfd, a memfd for each of the states, the files
-/// under `/proc` that it reads.
-const HANDOFF_FILES: usize = 8;
+/// What a handoff opens here: its connection and the pidfd of its successor, a poller, our own pidfd, a memfd for each of the
+/// states, and what it takes to start a child.
+const HANDOFF_FILES: usize = 12;
 /// How many connections are accepted before it is the others' turn: whoever connects in a loop is one of many.
 const ACCEPTS_A_TURN: usize = 16;
 /// How long to leave the listener alone when the process is out of descriptors.
@@ -67,6 +67,8 @@ pub(crate) struct Reception {
     paused_until: Option<Instant>,
     /// How often in a row it has panicked.
     panics: u32,
+    /// For when the limit of open files is reached.
+    reserve: Reserve,
 }
 
 /// What to do after a step.
@@ -108,6 +110,7 @@ impl Reception {
             listening: false,
             paused_until: None,
             panics: 0,
+            reserve: Reserve::keep(),
         })
     }
 
@@ -160,6 +163,7 @@ impl Reception {
             self.leave(now);
             return Next::Exit;
         }
+        self.reserve.refill();
         if !self.unfinished.is_empty() {
             // Nothing else tells of what has been received already.
             self.generation.wake.raise();
@@ -282,7 +286,7 @@ impl Reception {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if is_out_of_files(&error) && self.dismiss_quietest(Inspector::out_of_files()) => {}
+                Err(error) if self.makes_way(&error) => {}
                 Err(error) if is_out_of_files(&error) => {
                     tracing::warn!(event = "accept_failed", %error, "cannot accept on the control socket");
                     self.paused_until = Some(now + OUT_OF_FILES_PAUSE);
@@ -334,18 +338,25 @@ impl Reception {
         loop {
             match socket::peer_pidfd(stream).or_else(|_| process::pidfd_of(pid)) {
                 Ok(pidfd) => return Some(pidfd),
-                Err(error) if is_out_of_files(&error) && self.dismiss_quietest(Inspector::out_of_files()) => {}
+                Err(error) if self.makes_way(&error) => {}
                 Err(_) => return None,
             }
         }
     }
 
-    /// Sees to it that those who look leave a handoff the descriptors that it needs, as far as one can know before
-    /// there is an offer.
+    /// Where a descriptor could not be opened for want of room: finds some, first where it costs nobody anything. What a
+    /// handoff needs of the reserve is spent last.
+    fn makes_way(&mut self, error: &io::Error) -> bool {
+        let at_limit = limits::is_at_limit(error);
+        (at_limit && (limits::raise() || limits::spend(HANDOFF_FILES)))
+            || (is_out_of_files(error) && self.dismiss_quietest(Inspector::out_of_files()))
+            || (at_limit && limits::spend(0))
+    }
+
+    /// Sees to it that those who look leave a handoff the descriptors that it needs.
     fn spare_files(&mut self) {
-        let named = self.generation.named() as usize;
-        while giving::make_room(named.min(giving::IN_FLIGHT) + HANDOFF_FILES).is_err() {
-            if !self.dismiss_quietest(Inspector::out_of_files()) {
+        while self.reserve.refill() < HANDOFF_FILES {
+            if !limits::raise() && !self.dismiss_quietest(Inspector::out_of_files()) {
                 return;
             }
         }

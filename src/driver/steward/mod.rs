@@ -35,6 +35,9 @@ const SUCCESSOR: u64 = 5;
 /// How often a drain says how far it is.
 const TELL: Duration = Duration::from_millis(250);
 
+/// How soon those outside are told again that this process serves, if that has failed.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(5);
+
 /// What makes a service upgrade and stop, and how the new process is started.
 #[derive(Debug)]
 pub(crate) struct Operation {
@@ -50,6 +53,8 @@ pub(crate) struct Application {
     pub(crate) offer: Box<dyn Fn() -> Offer<'static> + Send + Sync>,
     /// How many connections there are.
     pub(crate) connections: Box<dyn Fn() -> usize + Send + Sync>,
+    /// Tells those outside that this process serves. Returns whether they know.
+    pub(crate) serving: Box<dyn Fn() -> bool + Send + Sync>,
     /// The service stops: what only an owner may see to, while nobody else can begin to serve.
     pub(crate) stopped: Box<dyn Fn() + Send + Sync>,
     /// What surrounds the application's hooks.
@@ -82,6 +87,8 @@ pub(crate) struct Steward {
     /// Which connections were told of last, and when to look again.
     told: Option<usize>,
     tell_again: Option<Instant>,
+    /// When to try again to tell those outside that this process serves.
+    announce_again: Option<Instant>,
 }
 
 /// A farewell that the application takes in, and how long it may take.
@@ -152,6 +159,7 @@ impl Steward {
             absorber: None,
             told: None,
             tell_again: None,
+            announce_again: None,
         })
     }
 
@@ -165,8 +173,25 @@ impl Steward {
         let handover = self.handover.as_ref().and_then(Handover::deadline);
         let stop = self.stop_limit();
         let absorbing = self.absorbing.as_ref().map(|absorbing| absorbing.until);
-        let own = stop.into_iter().chain(self.upgrade.deadline()).chain(self.tell_again).chain(absorbing);
+        let again = self.tell_again.into_iter().chain(self.announce_again);
+        let own = stop.into_iter().chain(self.upgrade.deadline()).chain(again).chain(absorbing);
         handover.into_iter().chain(own).min()
+    }
+
+    /// This process serves, and those outside are to know it.
+    pub(crate) fn announce(&mut self) {
+        let known = (self.application.serving)();
+        self.announce_again = (!known).then(|| Instant::now() + ANNOUNCE_AGAIN);
+    }
+
+    fn announce_if_due(&mut self) {
+        if self.announce_again.is_none_or(|again| again > Instant::now()) {
+            return;
+        }
+        self.announce_again = None;
+        if self.generation.is_accepting() {
+            self.announce();
+        }
     }
 
     /// From here on the predecessor's farewells are this application's, rather than passed on unread.
@@ -214,6 +239,7 @@ impl Steward {
         if self.generation.left() == Some(Leave::Crashed) {
             return Some(Duty::Over(Over::Dropped));
         }
+        self.announce_if_due();
         self.absorb();
         self.hear();
         self.welcome();

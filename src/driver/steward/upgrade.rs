@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::CHILD;
 use crate::core::wire::News;
-use crate::driver::child::Spawned;
+use crate::driver::child::{LOOK_AGAIN, Spawned};
 use crate::driver::generation::Generation;
 use crate::driver::giving::Giving;
 use crate::driver::launch::Launch;
@@ -38,7 +38,9 @@ impl Upgrade {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.limit
+        let unwatched = self.child.as_ref().is_some_and(|child| child.pidfd.is_none());
+        let look = unwatched.then(|| Instant::now() + LOOK_AGAIN);
+        self.limit.into_iter().chain(look).min()
     }
 
     pub(super) fn begin(&mut self, timeout: Option<Duration>) {
@@ -82,7 +84,7 @@ impl Upgrade {
         let generation = self.generation.number;
         tracing::info!(event = "spawned", generation, successor = pid, "started the new process");
         self.generation.tell(News::Spawned, Some(pid), None, format!("started process {pid}"));
-        let pidfd = i32::try_from(pid).ok().and_then(|pid| process::pidfd_of(pid).ok());
+        let pidfd = spawned.pidfd();
         if let Some(pidfd) = &pidfd {
             if let Err(error) = self.poller.add(pidfd.as_fd(), CHILD, Interest::Read) {
                 // Its end is then found at the deadline.
@@ -109,7 +111,7 @@ impl Upgrade {
             return self.dismiss_child();
         }
         let late = self.limit.is_some_and(|limit| limit <= Instant::now());
-        let died = self.child.as_ref().is_some_and(Child::is_dead);
+        let died = self.child.as_mut().is_some_and(|child| child.spawned.has_ended());
         if !late && !died {
             return;
         }
@@ -150,11 +152,5 @@ impl Upgrade {
             self.poller.remove(pidfd.as_fd());
         }
         Some(child)
-    }
-}
-
-impl Child {
-    fn is_dead(&self) -> bool {
-        self.pidfd.as_ref().is_some_and(|pidfd| process::is_dead(pidfd.as_fd()))
     }
 }

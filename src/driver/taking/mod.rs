@@ -7,6 +7,7 @@ mod search;
 mod transfer;
 
 pub(crate) use inherited::Inherited;
+#[cfg(feature = "tokio")]
 pub(crate) use ready::Readied;
 pub(crate) use search::{Found, Search};
 pub(crate) use transfer::Transfer;

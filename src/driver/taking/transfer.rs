@@ -15,7 +15,6 @@ use crate::core::{Cause, Successor, SuccessorCommand as Command, SuccessorEvent 
 use crate::driver::arbiter::{Arbiter, or_none};
 use crate::driver::channel::{Channel, Link};
 use crate::driver::descriptor::{Unclaimed, check};
-use crate::driver::giving::make_room;
 use crate::driver::laps::Laps;
 use crate::driver::named::Named;
 use crate::driver::place::Place;
@@ -117,7 +116,8 @@ impl Transfer {
             }
             Event::Offered(offer, pidfd) => {
                 let descriptors = offer.descriptors as usize;
-                make_room(descriptors)?;
+                limits::make_room(offer.descriptors.into())
+                    .map_err(|limits::TooFewFiles { needed, hard }| Error::TooFewFiles { needed, hard })?;
                 drop(limits::widen_table(offer.descriptors.into(), offer.descriptors.into()));
                 parts.unclaimed.reserve(descriptors);
                 if let Some(pidfd) = pidfd {

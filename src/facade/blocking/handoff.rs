@@ -194,7 +194,7 @@ impl Handoff {
 
     fn resume(&mut self) {
         self.superseded = false;
-        self.announcer.serving();
+        self.steward.announce();
         self.handle.term.renew();
         self.handle.registry.open();
     }

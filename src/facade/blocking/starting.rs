@@ -71,9 +71,9 @@ impl Starting {
         let parts = Parts { registry, connections, hooks, launch, announcer, drain };
         // Nobody can tell a thread that blocks to end its connection.
         let steward = Starting::steward(parts, None, Duration::ZERO);
-        let (control, steward) = inheritance.ready_with(Some(Arc::clone(early.caught())), steward)?;
+        let (control, mut steward) = inheritance.ready_with(Some(Arc::clone(early.caught())), steward)?;
         drop(early);
-        announcing.serving();
+        steward.announce();
         let generation = Arc::clone(control.inner());
         let handle = Handle { registry: sockets, connections: counted, generation, term: Term::default() };
         Ok(Handoff { control: Some(control), steward, handle, announcer: announcing, superseded: false })

@@ -66,7 +66,7 @@ pub struct Handoff {
 /// A steward whose task has not begun, with all that it needs.
 #[derive(Debug)]
 pub(super) struct Idle {
-    steward: Steward,
+    pub(super) steward: Steward,
     poller: Watched<Arc<Poller>>,
 }
 
@@ -436,8 +436,8 @@ impl Attendant {
         self.handle.tell(&term);
     }
 
-    fn resume(&self) {
-        self.announcer.serving();
+    fn resume(&mut self) {
+        self.steward.announce();
         self.handle.connections.reopen();
         self.handle.term.renew();
         self.handle.registry.open();

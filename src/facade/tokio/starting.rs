@@ -71,12 +71,12 @@ impl Starting {
         let parts = Parts { registry, connections, hooks, launch, announcer, drain };
         let steward = Starting::steward(parts, Some(within_runtime()), ENDING);
         let steward = |generation: &Arc<Generation>| Idle::new(steward(generation)?);
-        let (control, steward) = inheritance.ready_with(Some(Arc::clone(early.caught())), steward).await?;
+        let (control, mut idle) = inheritance.ready_with(Some(Arc::clone(early.caught())), steward).await?;
         drop(early);
-        announcing.serving();
+        idle.steward.announce();
         let generation = Arc::clone(control.inner());
         let handle = Handle { registry: sockets, connections: counted, generation, term: Terms::default() };
-        Ok(Handoff::new(control, steward, handle, announcing))
+        Ok(Handoff::new(control, idle, handle, announcing))
     }
 }
 
