@@ -234,8 +234,9 @@
 //! - **systemd**: the feature `systemd`, and `Type=notify`, `NotifyAccess=all`, `ExecReload=/bin/kill -HUP $MAINPID`,
 //!   `RuntimeDirectory=app` in the unit. `systemctl reload` is an upgrade; the main process changes with it.
 //! - **containers**: share one network namespace and mount the control socket's *directory* into both; start the new
-//!   container, and the old one's process ends with 0 when it has drained. A process 1 starts no successor, since the
-//!   kernel ends it with its parent: an upgrade that is asked for waits for the new container.
+//!   container, and the old one's process ends with 0 when it has drained. A process 1, or one that `tini` or its like runs
+//!   (`docker run --init`), starts no successor, which would end with it: an upgrade that is asked for waits for the new
+//!   container.
 //!
 //! The path and a lock file beside it are made by the service, in a directory that has to exist. The path goes when the
 //! service stops; the lock file stays, and means nothing.

@@ -33,6 +33,31 @@ impl fmt::Debug for Launch {
     }
 }
 
+/// Those who run as process 1 for one program, and end when that does, and everything else in there with them.
+const INITS_OF_ONE: [&str; 6] = ["tini", "tini-static", "docker-init", "dumb-init", "catatonit", "podman-init"];
+
+/// Why a successor that this process starts would not outlive it, if that is so.
+pub(crate) fn takes_children_along() -> Option<String> {
+    let parent = std::os::unix::process::parent_id();
+    let name = fs::read_to_string(format!("/proc/{parent}/comm")).ok();
+    ends_everything(std::process::id(), parent, name.as_deref().map(str::trim))
+}
+
+/// When process 1 ends, the kernel ends every other one of its pid namespace: see `pid_namespaces(7)`. Whoever runs one
+/// program does that for it, from within or, with a shared pid namespace, from outside.
+fn ends_everything(own: u32, parent: u32, parent_name: Option<&str>) -> Option<String> {
+    if own == 1 {
+        return Some("this is process 1, and when it ends, so does everything in its pid namespace".to_owned());
+    }
+    if parent == 0 {
+        return Some(
+            "it was started from outside of its pid namespace, where its end may be that of a container".to_owned(),
+        );
+    }
+    let init = parent_name.filter(|name| INITS_OF_ONE.contains(name))?;
+    Some(format!("{init} runs this process, and ends with it, and so does everything in its pid namespace"))
+}
+
 /// This program as it was started: by which path, from where, with what arguments.
 ///
 /// The path is looked up anew each time. So a binary that was replaced on disk is the new one, and a symbolic link to

@@ -65,3 +65,15 @@ fn this_program_is_started_anew_with_its_arguments_from_where_it_was_started() {
     assert!(command.get_args().eq(env::args_os().skip(1)));
     assert!(same_file(command.get_current_dir().unwrap(), Path::new(".")));
 }
+
+#[test]
+fn a_process_whose_end_is_that_of_all_starts_nobody() {
+    let why = |own, parent, name| ends_everything(own, parent, name);
+    assert!(why(1, 0, None).unwrap().contains("process 1"));
+    assert!(why(7, 0, None).unwrap().contains("outside"));
+    assert!(why(7, 1, Some("tini")).unwrap().starts_with("tini "));
+    assert!(why(7, 4, Some("docker-init")).is_some(), "in the pid namespace of the host");
+    assert_eq!(why(7, 1, Some("systemd")), None);
+    assert_eq!(why(7, 1, Some("s6-svscan")), None);
+    assert_eq!(why(7, 1, None), None);
+}

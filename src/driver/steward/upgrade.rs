@@ -10,10 +10,10 @@ use crate::core::wire::News;
 use crate::driver::child::{LOOK_AGAIN, Spawned};
 use crate::driver::generation::Generation;
 use crate::driver::giving::Giving;
-use crate::driver::launch::Launch;
+use crate::driver::launch::{Launch, takes_children_along};
 use crate::state::caught;
 use crate::sys::event::{Interest, Poller};
-use crate::sys::{limits, process};
+use crate::sys::limits;
 
 #[derive(Debug)]
 pub(super) struct Upgrade {
@@ -32,6 +32,13 @@ struct Child {
     pidfd: Option<OwnedFd>,
 }
 
+/// Where the new process is started.
+enum Started {
+    Here(Result<Command, String>),
+    /// By somebody else, and what is to be said of that.
+    Elsewhere(String),
+}
+
 impl Upgrade {
     pub(super) fn new(generation: Arc<Generation>, poller: Arc<Poller>, launch: Launch) -> Upgrade {
         Upgrade { generation, poller, launch, child: None, limit: None }
@@ -48,11 +55,9 @@ impl Upgrade {
         self.dismiss_child();
         let timeout = timeout.unwrap_or(self.generation.config.timeouts.ready);
         self.limit = Instant::now().checked_add(timeout);
-        let Some(command) = self.command() else {
-            let generation = self.generation.number;
-            tracing::info!(event = "awaited", generation, "waiting for a new process to take over");
-            let message = "waiting for the new process: start it now".to_owned();
-            return self.generation.tell(News::Awaited, None, None, message);
+        let command = match self.command() {
+            Started::Here(command) => command,
+            Started::Elsewhere(why) => return self.await_successor(&why),
         };
         // Held while the child is started: its table is then made with room for what it opens itself.
         let _wide = limits::widen_table(self.generation.named(), 0);
@@ -68,15 +73,22 @@ impl Upgrade {
         }
     }
 
-    /// What to start; `None` where somebody else does.
-    fn command(&mut self) -> Option<Result<Command, String>> {
+    fn command(&mut self) -> Started {
         match &mut self.launch {
-            // A process 1 takes every other one of its pid namespace with it when it ends.
-            Launch::Itself(_) if process::is_init() => None,
-            Launch::Itself(program) => Some(Ok(program.command())),
-            Launch::Command(make) => Some(caught(make.get_mut().unwrap_or_else(PoisonError::into_inner))),
-            Launch::Elsewhere => None,
+            Launch::Itself(program) => match takes_children_along() {
+                Some(why) => Started::Elsewhere(format!(", from elsewhere: {why}")),
+                None => Started::Here(Ok(program.command())),
+            },
+            Launch::Command(make) => Started::Here(caught(make.get_mut().unwrap_or_else(PoisonError::into_inner))),
+            Launch::Elsewhere => Started::Elsewhere(String::new()),
         }
+    }
+
+    fn await_successor(&self, why: &str) {
+        let generation = self.generation.number;
+        tracing::info!(event = "awaited", generation, "waiting for a new process to take over{why}");
+        let message = format!("waiting for the new process: start it now{why}");
+        self.generation.tell(News::Awaited, None, None, message);
     }
 
     fn started(&mut self, spawned: Spawned) {

@@ -14,9 +14,8 @@ const SPARE: u64 = 64;
 const FEW: u64 = 1_024;
 /// The inode of the first pid namespace, which the kernel gives the same number at each start: `PROC_PID_INIT_INO`.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
-/// Programs that do as process 1 what it has to do, and end when they are told to.
-const INITS: [&str; 9] =
-    ["systemd", "init", "tini", "docker-init", "dumb-init", "catatonit", "s6-svscan", "runit", "podman-init"];
+/// Programs that go on as process 1 when a service ends.
+const INITS: [&str; 4] = ["systemd", "init", "s6-svscan", "runit"];
 
 pub(super) fn look() -> Vec<Finding> {
     vec![proc_mount(), open_files(), process_one()]
@@ -84,8 +83,8 @@ fn judge_process_one(own: u32, namespace: &str, first: Option<&str>) -> Finding 
     Finding::warning(
         CHECK,
         format!("{namespace}, a container's: {who}, and when process 1 ends, the kernel ends every process in there"),
-        "let the next container take over, with the socket's directory mounted in both, instead of starting the successor \
-         in this one; or run an init as process 1 (docker run --init)",
+        "let the next container take over, with the socket's directory mounted in both: a service that is process 1, or \
+         that such an init (docker run --init) runs, starts no successor in there",
     )
 }
 
@@ -109,10 +108,11 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_a_warning_unless_it_has_an_init() {
+    fn a_container_is_a_warning_unless_its_init_goes_on() {
         let verdict = |own, namespace, first| judge_process_one(own, namespace, first).verdict;
         assert_eq!(verdict(40, FIRST_PID_NAMESPACE, Some("anything")), Verdict::Ok);
-        assert_eq!(verdict(40, "pid:[4026532300]", Some("tini")), Verdict::Ok);
+        assert_eq!(verdict(40, "pid:[4026532300]", Some("systemd")), Verdict::Ok);
+        assert_eq!(verdict(40, "pid:[4026532300]", Some("tini")), Verdict::Warning, "it ends with its service");
         assert_eq!(verdict(40, "pid:[4026532300]", Some("http")), Verdict::Warning);
         assert_eq!(verdict(40, "pid:[4026532300]", None), Verdict::Warning);
         assert_eq!(verdict(1, "pid:[4026532300]", Some("systemd")), Verdict::Warning);
