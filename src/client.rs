@@ -201,6 +201,13 @@ impl Process {
         Ok(true)
     }
 
+    /// Whether it is in this process's own pid namespace: one of the same container, as a rule. `None` where that cannot be
+    /// told: it has ended, or there is no `/proc`. See `NSpid` in `proc_pid_status(5)`.
+    pub fn is_in_own_pid_namespace(&self) -> Option<bool> {
+        // Its id in this namespace, 0 where it is not in there, and then one in each namespace below, down to its own.
+        process::ids(self.as_fd()).map(|ids| matches!(ids[..], [id] if id != 0))
+    }
+
     /// Whether it may be the process that sees itself as `pid`.
     fn may_be(&self, pid: u32) -> bool {
         match process::ids(self.as_fd()).as_deref() {

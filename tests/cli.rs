@@ -963,6 +963,30 @@ mod check {
     }
 
     #[test]
+    fn ready_is_whose_own_process_serves() {
+        let (_directory, path) = place();
+        run(&["ready", &path]).fails(3, &["nobody"]);
+        let service = http("127.0.0.1:0", &path);
+        let ended = run(&["ready", &path]);
+        ended.succeeds();
+        assert_eq!(ended.out(), format!("ready: process {}, generation 1, serves\n", service.word("pid=")));
+        drop(service);
+        if !is_root() {
+            return;
+        }
+        // Another container's.
+        let mut service = Command::new("unshare");
+        service.args(["--pid", "--fork", "--kill-child"]).arg(example::program("http"));
+        let _service = serving(service.args(["--listen", "127.0.0.1:0", "--control", &path]));
+        run(&["ready", &path]).fails(1, &["another container"]);
+        let mut within = Command::new("unshare");
+        within.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        within.arg(env!("CARGO_BIN_EXE_handoff")).args(["ready", &path]);
+        let from_a_third = within.output().unwrap();
+        assert_eq!(from_a_third.status.code(), Some(1), "{from_a_third:?}");
+    }
+
+    #[test]
     fn a_service_whose_directory_was_replaced_is_found() {
         let (directory, _) = place();
         let inside = directory.path().join("inside");

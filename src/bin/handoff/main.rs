@@ -7,6 +7,7 @@ mod completions;
 mod format;
 mod output;
 mod problem;
+mod ready;
 mod status;
 mod stop;
 mod style;
@@ -49,6 +50,7 @@ Examples:
   handoff upgrade /run/app/handoff.sock            replace the service, and fail if that fails
   handoff upgrade /run/app/handoff.sock --timeout 30s && echo replaced
   handoff stop /run/app/handoff.sock --timeout 60  end it, and fail if it has not ended in a minute
+  handoff ready /run/app/handoff.sock              HEALTHCHECK: does this container's process serve?
   handoff check /run/app/handoff.sock              before the first start: would it work here?
   export HANDOFF_SOCKET=/run/app/handoff.sock      and leave the path out
 
@@ -81,6 +83,11 @@ enum Command {
     /// What the process held is free then: a start right after it finds its ports, locks and files. On a kernel before
     /// Linux 6.5 it waits until the service has closed its control socket.
     Stop(stop::Options),
+    /// Says whether the process that serves is one of this container, for health checks and probes
+    ///
+    /// While the next container initialises, the old one's process answers at the control socket and at the service's
+    /// ports. Ready is a container whose own process serves. What counts is the pid namespace that this command runs in.
+    Ready(ready::Options),
     /// Says whether a place is fit for a control socket, and tries a handoff there
     ///
     /// Looks at the kernel, the limits, the path and its directory, the pid and network namespaces, and then hands a
@@ -127,6 +134,7 @@ fn run(command: Command, out: &mut Output) -> Result<(), Problem> {
         Command::Watch(options) => watch::run(options, out),
         Command::Upgrade(options) => upgrade::run(options, out),
         Command::Stop(options) => stop::run(options, out),
+        Command::Ready(options) => ready::run(options, out),
         Command::Check(options) => check::run(options, out),
         Command::Completions(options) => completions::run(&options, out),
     }
