@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::wire::Ending;
 
+/// How much more time the connections of a process have at the most that was late to see that theirs was over.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// The way out of the service. It survives whoever waits for it: whatever has happened is in here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Finish {
@@ -41,6 +44,8 @@ enum Stage {
     Released,
     /// The connections end.
     Draining,
+    /// They have as much more time as this process was late to see that theirs was over.
+    CatchingUp,
     /// Those that are left are being ended.
     Ending,
     /// The own predecessor's last words are waited for.
@@ -169,7 +174,7 @@ impl Finish {
 
     /// Whether connections are ending.
     pub fn is_draining(&self) -> bool {
-        matches!(self.stage, Stage::Draining | Stage::Ending)
+        matches!(self.stage, Stage::Draining | Stage::CatchingUp | Stage::Ending)
     }
 
     /// Whether to be told once more to stop would change anything.
@@ -272,7 +277,7 @@ impl Finish {
     /// the end of probation. Before the service is given up, this changes nothing.
     fn hurry(&mut self, now: Instant) {
         match self.stage {
-            Stage::Draining | Stage::Ending => {
+            Stage::Draining | Stage::CatchingUp | Stage::Ending => {
                 (self.hurried, self.drained) = (true, true);
                 self.after_drain(now);
             }
@@ -333,9 +338,7 @@ impl Finish {
     }
 
     fn time_out(&mut self, now: Instant) {
-        if self.deadline.is_none_or(|deadline| now < deadline) {
-            return;
-        }
+        let Some(late) = self.deadline.and_then(|deadline| now.checked_duration_since(deadline)) else { return };
         self.deadline = None;
         let hook = self.waits.hook;
         match self.stage {
@@ -343,7 +346,10 @@ impl Finish {
                 "the application was told to stop accepting, and did not call finish within {hook:?}"
             )),
             Stage::Final => self.give_up(format!("on_release did not return within {hook:?}")),
-            Stage::Draining => {
+            // What has come counts before the time does: a process that was stopped for a while finds its deadline passed,
+            // and in the same moment the requests that its connections were sent meanwhile.
+            Stage::Draining if !late.is_zero() => self.enter(Stage::CatchingUp, Some(now + late.min(CATCH_UP))),
+            Stage::Draining | Stage::CatchingUp => {
                 self.enter(Stage::Ending, Some(now + self.waits.ending));
                 self.say(FinishOutput::EndConnections);
             }

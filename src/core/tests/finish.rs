@@ -200,6 +200,25 @@ fn a_drain_that_takes_too_long_has_its_connections_ended() {
     assert_eq!(walk.on(Input::Drained), [Output::Follow]);
 }
 
+/// What its connections were sent while it was stopped comes before the end of the time that it did not have.
+#[test]
+fn a_process_that_was_stopped_past_its_drain_deadline_hears_its_connections_first() {
+    let mut walk = Walk::draining();
+    assert_eq!(walk.wait(30 * SECOND + SECOND / 4), []);
+    assert!(walk.finish.is_draining());
+    assert_eq!(walk.on(Input::Drained), [Output::Follow]);
+    let mut walk = Walk::draining();
+    assert_eq!(walk.wait(30 * SECOND + SECOND / 4), []);
+    assert_eq!(walk.wait(SECOND / 2), [Output::EndConnections], "once");
+    assert_eq!(walk.wait(SECOND), [Output::Follow]);
+    let mut walk = Walk::draining();
+    assert_eq!(walk.wait(3600 * SECOND), []);
+    assert_eq!(walk.wait(SECOND), [Output::EndConnections], "a second at the most");
+    let mut walk = Walk::draining();
+    assert_eq!(walk.wait(3600 * SECOND), []);
+    assert_eq!(walk.on(Input::EndNow), [Output::Follow, Output::AskFarewell]);
+}
+
 #[test]
 fn told_again_it_waits_for_no_connection() {
     let mut walk = Walk::draining();
