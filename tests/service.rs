@@ -25,6 +25,8 @@ use socket2::{Domain, Socket, Type};
 pairings! {
     every_kind_of_socket_is_bound_once_and_then_inherited
     a_partial_stop_leaves_the_rest
+    a_path_that_was_passed_in_is_never_removed
+    a_path_that_nobody_wants_goes_with_the_last_who_could_serve_there
     what_is_registered_at_run_time_is_offered
     a_farewell_that_is_absorbed_is_absorbed_once
     farewells_that_nobody_absorbs_are_relayed
@@ -39,6 +41,7 @@ forms! {
     a_stale_unix_path_is_replaced
     a_live_unix_path_is_left_alone
     a_unix_path_is_removed_at_a_stop
+    a_connection_that_is_forgotten_leaves_its_listener_the_path
     an_abstract_unix_socket_is_inherited
     finishing_without_being_superseded_stops
     a_pidfile_that_cannot_be_written_is_tried_again
@@ -208,6 +211,89 @@ fn a_unix_path_is_removed_at_a_stop(form: Form) {
     assert_eq!(handoff.finish().unwrap(), Finish::Exit);
     assert!(!at("ours").exists());
     assert!(at("replaced").exists(), "somebody else's is left alone");
+}
+
+// M134
+fn a_connection_that_is_forgotten_leaves_its_listener_the_path(form: Form) {
+    let Place { directory, path } = place();
+    let at = directory.path().join("unix.sock");
+    // The application's own, whose connections show its path as their address.
+    let listener = UnixListener::bind(&at).unwrap();
+    let handoff = start(form, &path).ready().unwrap();
+    let handle = handoff.handle();
+    let _client = UnixStream::connect(&at).unwrap();
+    let (connection, _) = listener.accept().unwrap();
+    handle.register("session", &connection).unwrap();
+    assert!(handle.forget("session"));
+    assert!(at.exists(), "forgotten is the connection");
+    handle.register("session", &connection).unwrap();
+    handle.stop();
+    ended(serve(handoff));
+    assert!(at.exists(), "it is the application's, and may be in use");
+}
+
+// M134
+fn a_path_that_was_passed_in_is_never_removed(old: Form, new: Form) {
+    let Place { directory, path } = place();
+    let at = |name: &str| directory.path().join(name);
+    // As a service manager does.
+    let (passed, brought) = (UnixListener::bind(at("passed")).unwrap(), UnixListener::bind(at("brought")).unwrap());
+    let mut first = start(old, &path);
+    let passed = first.take_or_else("passed", || Ok(passed)).unwrap();
+    let first = first.ready().unwrap();
+    first.handle().register("brought", &brought).unwrap();
+    let first = serve(first);
+    let mut second = start(new, &path);
+    let _door = second.unix("brought", at("brought")).unwrap();
+    let _inherited: UnixListener = second.take_or_else("passed", || panic!("it is inherited")).unwrap();
+    let second = second.ready().unwrap();
+    ended(first);
+    drop((passed, brought));
+    assert!(second.handle().forget("passed"));
+    assert!(at("passed").exists(), "though it is given up");
+    second.handle().stop();
+    ended(serve(second));
+    assert!(at("brought").exists(), "though the service has stopped");
+}
+
+// M134, M135
+fn a_path_that_nobody_wants_goes_with_the_last_who_could_serve_there(old: Form, new: Form) {
+    let Place { directory, path } = place();
+    let at = |name: &str| directory.path().join(name);
+    let mut first = start(old, &path);
+    for name in ["bound", "replaced"] {
+        first.unix(name, at(name)).unwrap();
+    }
+    first.unix_datagram("datagram", at("datagram")).unwrap();
+    let passed = UnixListener::bind(at("passed")).unwrap();
+    first.take_or_else("passed", || Ok(passed)).unwrap();
+    let first = first.ready().unwrap();
+    let last = first.handle().count();
+    let first = serve(first);
+    // Inherited once, so that the second generation has bound none of them itself.
+    let mut second = start(new, &path);
+    for name in ["bound", "replaced"] {
+        second.unix(name, at(name)).unwrap();
+    }
+    second.unix_datagram("datagram", at("datagram")).unwrap();
+    let _passed: UnixListener = second.take_or_else("passed", || panic!("it is inherited")).unwrap();
+    let second = second.ready().unwrap();
+    drop(last);
+    ended(first);
+    let last = second.handle().count();
+    let second = serve(second);
+
+    let third = start(old, &path).ready().unwrap();
+    assert!(at("bound").exists() && at("datagram").exists(), "the second may take back, and serves there then");
+    fs::remove_file(at("replaced")).unwrap();
+    let _foreign = UnixListener::bind(at("replaced")).unwrap();
+    drop(last);
+    ended(second);
+    wait_for(|| !at("bound").exists() && !at("datagram").exists());
+    assert!(at("passed").exists() && at("replaced").exists(), "those are others'");
+    third.handle().stop();
+    ended(serve(third));
+    assert!(at("passed").exists() && at("replaced").exists());
 }
 
 fn an_abstract_unix_socket_is_inherited(form: Form) {

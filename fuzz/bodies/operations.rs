@@ -792,7 +792,16 @@ fn info(schema: u32) -> StateInfo {
 fn entry(name: &str, index: u32, long: bool) -> Arc<Entry> {
     let name = Name::try_from(name.to_owned()).unwrap_or_else(|error| panic!("{error}"));
     let addr = long.then(|| "\u{1}".repeat(300));
-    Arc::new(Entry { name, index, kind: Kind::TcpListener, addr, cookie: Some(u64::MAX), netns: None, file: None })
+    Arc::new(Entry {
+        name,
+        index,
+        kind: Kind::TcpListener,
+        addr,
+        cookie: Some(u64::MAX),
+        netns: None,
+        file: None,
+        path: None,
+    })
 }
 
 /// What may get more fields is made from a line, as it comes.

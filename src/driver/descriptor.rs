@@ -14,6 +14,7 @@ use rustix::fs::FileType;
 use socket2::SockRef;
 
 use crate::core::wire::{CONTROL_NAME, Entry, FdStatus, FileId, Kind, Name, NameError, OWNER_NAME};
+use crate::driver::bound::Bound;
 use crate::error::{Error, Result};
 use crate::sys::{file, socket};
 
@@ -126,7 +127,7 @@ pub(crate) fn application_name(name: &str) -> Result<Name, NameError> {
 pub(crate) fn entry(name: Name, index: u32, facts: Facts) -> Entry {
     let Facts { kind, addr, cookie, file } = facts;
     let addr = addr.map(|addr| addr.to_string());
-    Entry { name, index, kind, addr, cookie, netns: None, file }
+    Entry { name, index, kind, addr, cookie, netns: None, file, path: None }
 }
 
 pub(crate) fn status_of(entry: &Entry) -> FdStatus {
@@ -313,6 +314,12 @@ impl Unclaimed {
         let mut names: Vec<String> = ours.map(Name::to_string).collect();
         names.sort_unstable();
         names
+    }
+
+    /// The paths that the service has bound of what nobody took.
+    pub(crate) fn paths(&self) -> Vec<Bound> {
+        let left = self.by_name.values().flatten();
+        left.filter_map(|(entry, fd)| Bound::known(fd, entry.path?)).collect()
     }
 
     /// What has this name, which is to be one that an application may use.

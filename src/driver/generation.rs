@@ -17,6 +17,7 @@ use crate::core::wire::{
 };
 use crate::core::{Cause, Desk, Leave, Lifecycle, Packet, Peer, Predecessor, Successor};
 use crate::driver::arbiter::Arbiter;
+use crate::driver::bound::Bound;
 use crate::driver::channel::{Channel, Link};
 use crate::driver::descriptor::{Attachment, named};
 use crate::driver::laps::Laps;
@@ -82,6 +83,8 @@ struct Board {
     letting_go: LettingGo,
     /// What the path leads to, until it is removed: once.
     path: Option<FileId>,
+    /// The paths of inherited sockets that nobody took: a predecessor that takes back would still serve there.
+    unwanted: Vec<Bound>,
     /// Whether the predecessor would take back.
     watched: bool,
     /// Why the background has given up.
@@ -166,6 +169,8 @@ pub(crate) struct Origin {
     pub(crate) number: u64,
     /// What the path led to when the predecessor had it; `None`: this process has bound it itself.
     pub(crate) path: Option<FileId>,
+    /// The paths of inherited sockets that nobody took, and that the service itself has bound.
+    pub(crate) unwanted: Vec<Bound>,
     pub(crate) named: Named,
     /// Whether somebody will take requests.
     pub(crate) operated: bool,
@@ -214,6 +219,7 @@ impl Generation {
                 holdings: None,
                 letting_go: LettingGo::Not,
                 path: path_id,
+                unwanted: origin.unwanted,
                 watched: false,
                 broken: None,
                 listening: 0,
@@ -234,12 +240,13 @@ impl Generation {
         let mut board = self.board();
         board.final_state = legacy.final_state;
         board.watched = link.is_some();
-        if !board.watched {
-            self.unwatched.raise();
-        }
         board.link = link;
         board.life.own(legacy.history, status);
+        let unwatched = !board.watched;
         drop(board);
+        if unwatched {
+            self.unwatched();
+        }
         self.wake.raise();
     }
 
@@ -640,8 +647,16 @@ impl Generation {
     /// The predecessor is gone, or has let go.
     pub(crate) fn unwatched(&self) {
         self.board().watched = false;
+        self.remove_unwanted();
         self.unwatched.raise();
         self.requests.raise();
+    }
+
+    /// Nobody comes back who would serve there.
+    // M135
+    fn remove_unwanted(&self) {
+        let unwanted = std::mem::take(&mut self.board().unwanted);
+        unwanted.iter().for_each(Bound::remove);
     }
 
     /// Nobody will take back here. The predecessor hears the same, and the background lets everything go: at once where
@@ -677,6 +692,7 @@ impl Generation {
         let owned = if board.life.is_accepting() { board.path.take() } else { None };
         drop(board);
         holdings.into_iter().for_each(|let_go| let_go(self.let_go.as_fd()));
+        self.remove_unwanted();
         // Before the listener: whoever starts next puts a socket of its own there once nobody listens, and that one is not
         // to be removed.
         if let Some(ours) = owned {
@@ -751,6 +767,7 @@ impl Generation {
             self.place.remove(ours);
         }
         if let Some(ending) = leaving.settles {
+            self.remove_unwanted();
             self.say_to_predecessor(Word::Settle(ending));
         }
         self.wake.raise();

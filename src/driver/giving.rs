@@ -9,7 +9,8 @@ use tracing::Span;
 
 use crate::core::record::micros;
 use crate::core::wire::{
-    self, Ending, Entry, ErrorCode, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, News, Outcome, Receive,
+    self, Ending, Entry, ErrorCode, FileId, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, News, Outcome,
+    Receive,
 };
 use crate::core::{
     Cause, Gift, Leave, Lifecycle, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits,
@@ -77,12 +78,14 @@ impl<'fd> Offer<'fd> {
         self
     }
 
-    /// Adds descriptors that this process goes on using, under a name that nothing else has.
+    /// Adds descriptors that this process goes on using, under a name that nothing else has. `path` is what the path of the
+    /// first leads to, where this service has bound it.
+    // M134
     #[must_use]
-    pub(crate) fn shared(mut self, name: &str, fds: &[Shared]) -> Offer<'fd> {
+    pub(crate) fn shared(mut self, name: &str, fds: &[Shared], mut path: Option<FileId>) -> Offer<'fd> {
         let examined = application_name(name).map_err(Error::from).and_then(|name| {
             fds.iter().enumerate().try_for_each(|(index, fd)| {
-                let entry = examine(name.clone(), index as u32, fd.as_fd())?;
+                let entry = Entry { path: path.take(), ..examine(name.clone(), index as u32, fd.as_fd())? };
                 self.push(Arc::new(entry), Attachment::Shared(Arc::clone(fd)));
                 Ok(())
             })

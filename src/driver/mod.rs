@@ -2,6 +2,7 @@
 //! forms in [`crate::facade`] step what is in here, and wait in between.
 
 pub(crate) mod arbiter;
+pub(crate) mod bound;
 pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod descriptor;

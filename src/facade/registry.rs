@@ -6,15 +6,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indexmap::IndexMap;
 use indexmap::map::Entry as Place;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::core::wire::{Entry, Kind, Name};
+use crate::core::wire::{Entry, FileId, Name};
+use crate::driver::bound::Bound;
 use crate::driver::descriptor::{Inheritable, Shared, application_name, named};
 use crate::driver::generation::Generation;
 use crate::driver::giving::Offer;
@@ -48,15 +49,10 @@ pub(crate) struct Registered {
     /// What the kernel says of a listener: that stays as it is, and need not be asked at each offer.
     facts: Option<Arc<Entry>>,
     gates: Vec<Arc<dyn Shuts>>,
-    /// A Unix socket's path, to be removed when the service stops.
+    /// A Unix socket's path, where this service has bound it: it is removed when the service stops.
     path: Option<Bound>,
-}
-
-/// A path that leads to a socket of this service.
-#[derive(Clone)]
-struct Bound {
-    path: PathBuf,
-    id: (u64, u64),
+    /// That of what had the name before.
+    path_before: Option<Bound>,
 }
 
 impl fmt::Debug for Registry {
@@ -86,17 +82,21 @@ impl Registry {
 
     /// Adds a listener that is accepted on through `gate`.
     pub(crate) fn add_listener(&self, facts: Arc<Entry>, fd: Shared, gate: Arc<dyn Shuts>) {
-        let path = if facts.kind == Kind::UnixListener { Bound::of(&fd) } else { None };
+        let path = facts.path.and_then(|id| Bound::known(&fd, id));
         let name = facts.name.clone();
         // A predecessor on an older kernel, or in another language, may have told less than there is to know.
         let is_whole = facts.cookie.is_some() && facts.netns.is_some();
-        self.insert(name, Registered { fds: vec![fd], facts: is_whole.then_some(facts), gates: vec![gate], path });
+        let facts = is_whole.then_some(facts);
+        self.insert(name, Registered { fds: vec![fd], facts, gates: vec![gate], path, path_before: None });
     }
 
-    /// Adds descriptors under a name, in the place of those that had it before. Returns how many those were.
-    pub(crate) fn add(&self, name: &str, fds: Vec<Shared>) -> Result<usize> {
-        let path = fds.first().and_then(Bound::of);
-        Ok(self.insert(application_name(name)?, Registered { fds, facts: None, gates: Vec::new(), path }))
+    /// Adds descriptors under a name, in the place of those that had it before. Returns how many those were. `path` is what
+    /// the path of the first of them leads to, where this service has bound it.
+    // M134
+    pub(crate) fn add(&self, name: &str, fds: Vec<Shared>, path: Option<FileId>) -> Result<usize> {
+        let path = path.zip(fds.first()).and_then(|(id, fd)| Bound::known(fd, id));
+        let registered = Registered { fds, facts: None, gates: Vec::new(), path, path_before: None };
+        Ok(self.insert(application_name(name)?, registered))
     }
 
     fn insert(&self, name: Name, registered: Registered) -> usize {
@@ -114,7 +114,7 @@ impl Registry {
         let Some(removed) = Arc::make_mut(&mut self.lock()).shift_remove(name) else { return 0 };
         removed.gates.iter().for_each(|gate| gate.shut());
         removed.gates.iter().for_each(|gate| gate.tell());
-        removed.path.iter().for_each(Bound::remove);
+        removed.paths().for_each(Bound::remove);
         removed.fds.len()
     }
 
@@ -144,16 +144,20 @@ impl Registry {
 
     /// The paths of Unix sockets go with a service that stops without a successor.
     pub(crate) fn remove_paths(&self) {
-        self.table().values().filter_map(|it| it.path.as_ref()).for_each(Bound::remove);
+        self.table().values().flat_map(Registered::paths).for_each(Bound::remove);
     }
 }
 
 impl Registered {
+    fn paths(&self) -> impl Iterator<Item = &Bound> {
+        self.path.iter().chain(&self.path_before)
+    }
+
     /// Puts another in its place. Returns how many descriptors this one had.
     fn give_way_to(&mut self, mut other: Registered) -> usize {
         // Whoever still accepts on those has to stop with the others.
         other.gates.append(&mut self.gates);
-        other.path = other.path.or(self.path.take());
+        other.path_before = self.path.take().or(self.path_before.take());
         std::mem::replace(self, other).fds.len()
     }
 }
@@ -162,26 +166,8 @@ impl Registered {
 pub(crate) fn offer(table: &Table) -> Offer<'static> {
     table.iter().fold(Offer::with_capacity(table.len()), |offer, (name, it)| match &it.facts {
         Some(facts) => it.fds.iter().fold(offer, |offer, fd| offer.known(facts, fd)),
-        None => offer.shared(name.as_str(), &it.fds),
+        None => offer.shared(name.as_str(), &it.fds, it.path.as_ref().map(Bound::id)),
     })
-}
-
-impl Bound {
-    fn of(fd: &Shared) -> Option<Bound> {
-        let addr = socket2::SockRef::from(fd).local_addr().ok()?;
-        // The application may change its directory, and the path is to be removed at the end.
-        let path = std::path::absolute(addr.as_pathname()?).ok()?;
-        let found = fs::symlink_metadata(&path).ok()?;
-        found.file_type().is_socket().then(|| Bound { path, id: (found.dev(), found.ino()) })
-    }
-
-    /// Removes the path if it still leads to what it led to at first.
-    fn remove(&self) {
-        let still = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.id);
-        if still {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 pub(crate) fn register_group<'a, T: AsFd + 'a>(
@@ -195,7 +181,8 @@ pub(crate) fn register_group<'a, T: AsFd + 'a>(
         entries.push(named(name, fd)?);
         copies.push(copy(name, fd)?);
     }
-    let before = registry.add(name, copies)?;
+    // Whatever it is, others have bound it, or it has no path of its own: an accepted connection shows its listener's.
+    let before = registry.add(name, copies, None)?;
     generation.rename(name, before, &entries);
     Ok(())
 }
@@ -260,16 +247,23 @@ pub(crate) fn unix_socket<T: Inheritable + AsFd>(
         let (name, found, wanted) = (name.to_owned(), found.to_owned(), path.display().to_string());
         return Err(Error::AddressChanged { name, found, wanted });
     }
-    inherited.take_or_make(name, || -> io::Result<T> {
+    let mut just_bound = false;
+    let (facts, socket) = inherited.take_or_make(name, || -> io::Result<T> {
         let socket = Socket::new(Domain::UNIX, kind, None)?;
         options(&socket)?;
         let addr = SockAddr::unix(path)?;
         bind_unix(&socket, &addr, path, kind).map_err(|error| at(path, &error))?;
+        just_bound = true;
         if kind != Type::DGRAM {
             socket.listen(BACKLOG)?;
         }
         Ok(T::from(OwnedFd::from(socket)))
-    })
+    })?;
+    if !just_bound {
+        return Ok((facts, socket));
+    }
+    let path = Bound::just_now(&socket).map(|bound| bound.id());
+    Ok((Arc::new(Entry { path, ..Entry::clone(&facts) }), socket))
 }
 
 fn bind_unix(socket: &Socket, addr: &SockAddr, path: &Path, kind: Type) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use socket2::{Socket, Type};
 
-use crate::core::wire::Entry;
+use crate::core::wire::{Entry, FileId};
 use crate::driver::descriptor::Inheritable;
 use crate::driver::early_stop::EarlyStop;
 use crate::driver::generation::Generation;
@@ -166,13 +166,15 @@ impl<F: Form> Starting<F> {
     ) -> Result<F::UdpSocket> {
         self.under(name, |it| {
             let socket = registry::udp_socket(&mut it.inheritance.inherited, name, addr, &mut options)?;
-            it.keep(name, &socket)?;
+            it.keep(name, &socket, None)?;
             F::udp_socket(socket).map_err(waiting_on(name))
         })
     }
 
     /// The inherited Unix listener of this name, or else a new one at `path`. A socket there that nobody listens on is
-    /// replaced. The path is removed when the service stops, and never at an upgrade.
+    /// replaced. Where this service has bound it, in whichever generation, the path is removed when the service stops, and
+    /// never at an upgrade; one that was passed to the service keeps its path. An inherited one that the new version does not
+    /// take loses its path once nobody is left who would serve there again.
     ///
     /// # Errors
     ///
@@ -223,9 +225,9 @@ impl<F: Form> Starting<F> {
     ) -> Result<F::UnixDatagram> {
         self.under(name, |it| {
             let inherited = &mut it.inheritance.inherited;
-            let (_, socket): (_, UnixDatagram) =
+            let (facts, socket): (_, UnixDatagram) =
                 registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
-            it.keep(name, &socket)?;
+            it.keep(name, &socket, facts.path)?;
             F::unix_datagram(socket).map_err(waiting_on(name))
         })
     }
@@ -245,9 +247,9 @@ impl<F: Form> Starting<F> {
     ) -> Result<OwnedFd> {
         self.under(name, |it| {
             let inherited = &mut it.inheritance.inherited;
-            let (_, socket): (_, OwnedFd) =
+            let (facts, socket): (_, OwnedFd) =
                 registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
-            it.keep(name, &socket)?;
+            it.keep(name, &socket, facts.path)?;
             Ok(socket)
         })
     }
@@ -265,8 +267,8 @@ impl<F: Form> Starting<F> {
         E: Into<std::io::Error>,
     {
         self.under(name, |it| {
-            let taken = it.inheritance.take_or_else(name, make)?;
-            it.keep(name, &taken)?;
+            let (facts, taken) = it.inheritance.inherited.take_or_make(name, make)?;
+            it.keep(name, &taken, facts.path)?;
             Ok(taken)
         })
     }
@@ -319,7 +321,7 @@ impl<F: Form> Starting<F> {
         gated.acceptor
     }
 
-    fn keep(&mut self, name: &str, fd: &impl AsFd) -> Result<()> {
-        self.registry.add(name, vec![registry::copy(name, fd)?]).map(|_| ())
+    fn keep(&mut self, name: &str, fd: &impl AsFd, path: Option<FileId>) -> Result<()> {
+        self.registry.add(name, vec![registry::copy(name, fd)?], path).map(|_| ())
     }
 }

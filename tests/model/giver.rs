@@ -278,7 +278,16 @@ fn packet(memfd: Fd) -> Packet<Fd> {
 
 fn entry(name: &str) -> Arc<Entry> {
     let name = if name == "@control" { Name::control() } else { Name::try_from(name.to_owned()).expect("a good name") };
-    Arc::new(Entry { name, index: 0, kind: Kind::TcpListener, addr: None, cookie: None, netns: None, file: None })
+    Arc::new(Entry {
+        name,
+        index: 0,
+        kind: Kind::TcpListener,
+        addr: None,
+        cookie: None,
+        netns: None,
+        file: None,
+        path: None,
+    })
 }
 
 fn announcement(giver: usize) -> Offer {

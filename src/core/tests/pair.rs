@@ -359,7 +359,16 @@ pub(super) fn receive() -> Receive {
 
 pub(super) fn entry(name: &str, index: u32) -> Arc<Entry> {
     let name = Name::try_from(name.to_owned()).unwrap();
-    Arc::new(Entry { name, index, kind: Kind::TcpListener, addr: None, cookie: None, netns: None, file: None })
+    Arc::new(Entry {
+        name,
+        index,
+        kind: Kind::TcpListener,
+        addr: None,
+        cookie: None,
+        netns: None,
+        file: None,
+        path: None,
+    })
 }
 
 pub(super) fn offer() -> Offer {

@@ -40,10 +40,12 @@ fn write_entry(line: &mut Vec<u8>, entry: &Entry) {
     if let Some(netns) = &entry.netns {
         put(line, r#","netns":"#, netns);
     }
-    if let Some(FileId { dev, ino }) = &entry.file {
-        put(line, r#","file":{"dev":"#, dev);
-        put(line, r#","ino":"#, ino);
-        line.push(b'}');
+    for (key, id) in [(r#","file":{"dev":"#, &entry.file), (r#","path":{"dev":"#, &entry.path)] {
+        if let Some(FileId { dev, ino }) = id {
+            put(line, key, dev);
+            put(line, r#","ino":"#, ino);
+            line.push(b'}');
+        }
     }
     line.push(b'}');
 }
@@ -91,16 +93,10 @@ fn read_entry(rest: &mut Rest<'_>, last: Option<&Arc<Entry>>) -> Option<Entry> {
     };
     let cookie = rest.number_after(r#","cookie":"#)?;
     let netns = rest.number_after(r#","netns":"#)?;
-    let file = match rest.number_after(r#","file":{"dev":"#)? {
-        Some(dev) => {
-            let ino = rest.number_after(r#","ino":"#)??;
-            rest.skip("}")?;
-            Some(FileId { dev, ino })
-        }
-        None => None,
-    };
+    let file = rest.file_id_after(r#","file":{"dev":"#)?;
+    let path = rest.file_id_after(r#","path":{"dev":"#)?;
     rest.skip("}")?;
-    Some(Entry { name, index, kind, addr, cookie, netns, file })
+    Some(Entry { name, index, kind, addr, cookie, netns, file, path })
 }
 
 fn kind(word: &str) -> Option<Kind> {
@@ -141,5 +137,13 @@ impl<'a> Rest<'a> {
             Some(()) => self.number().map(Some),
             None => Some(None),
         }
+    }
+
+    /// The file of a key that need not be there.
+    fn file_id_after(&mut self, key: &str) -> Option<Option<FileId>> {
+        let Some(dev) = self.number_after(key)? else { return Some(None) };
+        let ino = self.number_after(r#","ino":"#)??;
+        self.skip("}")?;
+        Some(Some(FileId { dev, ino }))
     }
 }

@@ -276,6 +276,10 @@ pub struct Entry {
     /// The identity of anything that is not a socket.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_object")]
     pub file: Option<FileId>,
+    /// What a Unix socket's path leads to, where the service itself has bound it: it is the service's to remove. Absent
+    /// for one that was passed to it, and for everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_object")]
+    pub path: Option<FileId>,
 }
 
 // serde's skip_serializing_if hands over a reference.

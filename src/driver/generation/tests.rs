@@ -11,7 +11,8 @@ fn generation(path: &std::path::Path) -> Generation {
     let place = Place::open(path).unwrap();
     let listener = UnixListener::bind(path).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let origin = Origin { number: 1, path: None, named: Named::default(), operated: true, arbiter: None };
+    let origin =
+        Origin { number: 1, path: None, unwanted: Vec::new(), named: Named::default(), operated: true, arbiter: None };
     let generation = Generation::new(Config::new(path), place, listener, origin).unwrap();
     generation.own(Legacy::default());
     generation

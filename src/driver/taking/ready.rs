@@ -32,10 +32,11 @@ impl Inherited {
             }
             tracing::warn!(event = "unclaimed", names = ?unclaimed, "closing inherited descriptors that nobody took");
         }
+        let unwanted = self.unclaimed.paths();
         drop(self.unclaimed);
         let (number, path) = (self.source.generation(), self.source.path());
         let arbiter = self.arbiter.or_else(|| or_none(Arbiter::new(number)));
-        let origin = Origin { number, path, named: self.named, operated: self.operated, arbiter };
+        let origin = Origin { number, path, unwanted, named: self.named, operated: self.operated, arbiter };
         let generation = Generation::new(self.config, self.place, self.control, origin)
             .map_err(Error::io("set up the new generation"));
         let generation = Arc::new(self.source.noted(generation)?);

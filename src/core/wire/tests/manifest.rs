@@ -22,6 +22,7 @@ fn entries() -> Vec<Arc<Entry>> {
         cookie: Some(u64::MAX),
         netns: Some(1),
         file: Some(FileId { dev: 0, ino: u64::MAX }),
+        path: Some(FileId { dev: u64::MAX, ino: 0 }),
     };
     let plain = Entry { name: Name::try_from("http").unwrap(), kind: Kind::TcpListener, file: None, ..full.clone() };
     let pipe =
@@ -51,7 +52,7 @@ fn both_readers_take_null_for_what_is_absent() {
     let line =
         |field: &str| format!(r#"{{"type":"descriptors","batch":0,"entries":[{{"name":"a",{field}"kind":"file"}}]}}"#);
     let plain = ServerFrame::parse(line("").as_bytes()).unwrap();
-    for field in ["index", "addr", "cookie", "netns", "file"] {
+    for field in ["index", "addr", "cookie", "netns", "file", "path"] {
         let line = line(&format!(r#""{field}":null,"#));
         assert_eq!(ServerFrame::parse(line.as_bytes()).as_ref(), Ok(&plain), "{line}");
         assert_eq!(ServerFrame::parse(format!(" {line}").as_bytes()).as_ref(), Ok(&plain), "{line}");
