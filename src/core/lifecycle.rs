@@ -107,6 +107,13 @@ impl Lifecycle {
         self.accepting
     }
 
+    /// Whether the control path is this generation's to look after: it owns the service, and nobody else is about to, who
+    /// would not have what it puts there.
+    // M132
+    pub fn keeps_path(&self) -> bool {
+        self.accepting && self.successor.is_none()
+    }
+
     /// How its application let the service go, if it has.
     pub fn left(&self) -> Option<Leave> {
         self.left

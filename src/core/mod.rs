@@ -4,6 +4,7 @@
 
 mod finish;
 mod inspector;
+mod keeper;
 mod lifecycle;
 mod predecessor;
 pub(crate) mod record;
@@ -15,6 +16,7 @@ pub mod wire;
 
 pub use finish::{Finish, FinishInput, FinishOutput, FinishWaits};
 pub use inspector::{Answer, Desk, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
+pub use keeper::{Keeper, Keeping, Sight};
 pub use lifecycle::{Leave, Leaving, Lifecycle};
 pub use predecessor::{Gift, Predecessor, PredecessorCommand, PredecessorEvent};
 pub use role::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};

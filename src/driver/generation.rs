@@ -22,7 +22,7 @@ use crate::driver::channel::{Channel, Link};
 use crate::driver::descriptor::{Attachment, named};
 use crate::driver::laps::Laps;
 use crate::driver::named::Named;
-use crate::driver::place::Place;
+use crate::driver::place::{Control, Place};
 use crate::error::{Error, Result, StateError};
 use crate::state::Received;
 use crate::sys::event::{Poller, Signal, is_hung_up};
@@ -36,10 +36,6 @@ mod tests;
 pub(crate) struct Generation {
     pub(crate) config: Config,
     pub(crate) number: u64,
-    pub(crate) place: Place,
-    pub(crate) listener: UnixListener,
-    /// The identity of the path that leads to the listener, if it still did when this generation began.
-    pub(crate) path_id: Option<FileId>,
     /// What the owner of the service holds. Absent where there is no `/proc`.
     pub(crate) arbiter: Option<Arc<Arbiter>>,
     since: Instant,
@@ -63,6 +59,12 @@ pub(crate) struct Generation {
 /// What changes.
 struct Board {
     life: Lifecycle,
+    /// The control socket: another one where its path was lost, and put back.
+    control: Arc<Control>,
+    /// Why its path does not lead here, if it does not.
+    path_lost: Option<String>,
+    /// Whether somebody wants to know that anew.
+    path_doubted: bool,
     named: Named,
     arrivals: VecDeque<Arrival>,
     /// The connection to the predecessor, until the background takes it.
@@ -167,8 +169,8 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(crate) number: u64,
-    /// What the path led to when the predecessor had it; `None`: this process has bound it itself.
-    pub(crate) path: Option<FileId>,
+    /// What the path led to when this process bound it; or when the predecessor had it, and when it was found there.
+    pub(crate) paths: [Option<FileId>; 2],
     /// The paths of inherited sockets that nobody took, and that the service itself has bound.
     pub(crate) unwanted: Vec<Bound>,
     pub(crate) named: Named,
@@ -188,14 +190,12 @@ pub(crate) struct Legacy {
 
 impl Generation {
     pub(crate) fn new(config: Config, place: Place, listener: UnixListener, origin: Origin) -> io::Result<Generation> {
-        let found = place.look().ok().flatten();
-        let path_id = found.filter(|found| origin.path.is_none_or(|expected| *found == expected));
+        // What it leads to now, if that is ours; or else what has to come back.
+        let found = place.look().ok().flatten().filter(|found| origin.paths.contains(&Some(*found)));
+        let path = found.or(origin.paths[0]).or(origin.paths[1]);
         Ok(Generation {
             config,
             number: origin.number,
-            place,
-            listener,
-            path_id,
             arbiter: origin.arbiter,
             since: Instant::now(),
             wake: Signal::new()?,
@@ -218,7 +218,10 @@ impl Generation {
                 asker: Asker::Nobody,
                 holdings: None,
                 letting_go: LettingGo::Not,
-                path: path_id,
+                path,
+                control: Arc::new(Control { place, listener, path }),
+                path_lost: None,
+                path_doubted: false,
                 unwanted: origin.unwanted,
                 watched: false,
                 broken: None,
@@ -281,7 +284,47 @@ impl Generation {
             history: board.life.history().iter().cloned().collect(),
             successor: board.life.successor().cloned(),
             predecessor: board.life.predecessor().cloned(),
+            path_lost: board.path_lost.as_deref().map(|lost| shorten(lost, MAX_TEXT)),
         }
+    }
+
+    /// The control socket, as it is now.
+    pub(crate) fn control(&self) -> Arc<Control> {
+        Arc::clone(&self.board().control)
+    }
+
+    /// Whether its path is to be looked after, and whether somebody wants to know where it leads.
+    pub(crate) fn path_to_keep(&self) -> (bool, bool) {
+        let board = self.board();
+        (board.life.keeps_path() && board.letting_go == LettingGo::Not, board.path_doubted)
+    }
+
+    /// Puts this socket in the place of the one that has lost its path, unless that is not this process's to do any more.
+    /// Returns that one, or else this.
+    // M132
+    pub(crate) fn replace_control(&self, control: Control) -> Result<Arc<Control>, Control> {
+        let mut board = self.board();
+        if !board.life.keeps_path() || board.letting_go != LettingGo::Not {
+            return Err(control);
+        }
+        board.path = control.path;
+        Ok(std::mem::replace(&mut board.control, Arc::new(control)))
+    }
+
+    /// Somebody has looked where the path leads: why not here, if it does not.
+    pub(crate) fn path_seen(&self, lost: Option<&str>) {
+        let mut board = self.board();
+        board.path_lost = lost.map(str::to_owned);
+        if std::mem::take(&mut board.path_doubted) {
+            drop(board);
+            // An upgrade waits for it.
+            self.requests.raise();
+        }
+    }
+
+    /// See [`Status::path_lost`].
+    pub(crate) fn path_lost(&self) -> Option<String> {
+        self.board().path_lost.clone()
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -300,7 +343,7 @@ impl Generation {
     /// is seen here.
     pub(crate) fn accept(&self) -> Option<io::Result<UnixStream>> {
         let board = self.board();
-        board.life.is_accepting().then(|| self.listener.accept().map(|(stream, _)| stream))
+        board.life.is_accepting().then(|| board.control.listener.accept().map(|(stream, _)| stream))
     }
 
     pub(crate) fn has_owned(&self) -> bool {
@@ -449,6 +492,8 @@ impl Generation {
         board.life.ask_upgrade(Instant::now())?;
         board.asker = asker;
         board.upgrade = Some(timeout);
+        // A new process that does not find this one would start beside it.
+        board.path_doubted = true;
         if matches!(board.asker, Asker::Session(_)) {
             board.listening += 1;
         }
@@ -487,6 +532,9 @@ impl Generation {
     /// The upgrade that was asked for and that nobody has begun: by when its process has to be ready, if that was said.
     pub(crate) fn take_upgrade(&self) -> Option<Option<Duration>> {
         let mut board = self.board();
+        if board.path_doubted {
+            return None;
+        }
         let upgrade = board.upgrade.take()?;
         // Somebody has started a new process in the meantime: it is that of the upgrade, or was.
         board.life.awaits_successor().then_some(upgrade)
@@ -690,15 +738,16 @@ impl Generation {
         let holdings = board.holdings.take();
         board.letting_go = LettingGo::Now;
         let owned = if board.life.is_accepting() { board.path.take() } else { None };
+        let control = Arc::clone(&board.control);
         drop(board);
         holdings.into_iter().for_each(|let_go| let_go(self.let_go.as_fd()));
         self.remove_unwanted();
         // Before the listener: whoever starts next puts a socket of its own there once nobody listens, and that one is not
         // to be removed.
         if let Some(ours) = owned {
-            self.place.remove(ours);
+            control.place.remove(ours);
         }
-        file::replace(self.listener.as_fd(), self.let_go.as_fd());
+        file::replace(control.listener.as_fd(), self.let_go.as_fd());
         // Not before: whoever sees it tells others that every address is free.
         self.board().letting_go = LettingGo::Done;
         self.let_go.raise();
@@ -758,13 +807,14 @@ impl Generation {
             board.life.no_successor();
         }
         let path = if leaving.removes_path { board.path.take() } else { None };
+        let control = Arc::clone(&board.control);
         drop(board);
         if awaited {
             // Nobody will begin it, and somebody may wait for it.
             self.upgrade_failed(0, "the service has stopped");
         }
         if let Some(ours) = path {
-            self.place.remove(ours);
+            control.place.remove(ours);
         }
         if let Some(ending) = leaving.settles {
             self.remove_unwanted();

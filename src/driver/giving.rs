@@ -21,7 +21,7 @@ use crate::driver::descriptor::{Attachment, Shared, application_name, describe, 
 use crate::driver::generation::{Arrival, Generation, Word};
 use crate::driver::laps::Laps;
 use crate::driver::named::Named;
-use crate::driver::place;
+use crate::driver::place::{self, Control};
 use crate::error::{Error, Failure, Owner, Result, StateError};
 use crate::state::State;
 use crate::sys::event::{Interest, Poller};
@@ -261,7 +261,7 @@ impl Giving {
     /// What is handed over besides the application's: the control listener, and what the owner of the service holds.
     // M125
     fn own_descriptors(&self) -> Result<Vec<(Arc<Entry>, Attachment)>> {
-        let control: Shared = Arc::new(ControlListener(Arc::clone(&self.generation)));
+        let control: Shared = Arc::new(ControlListener(self.generation.control()));
         let facts = describe(control.as_fd()).map_err(Error::io("examine the control socket"))?;
         let mut own = vec![(Arc::new(entry(Name::control(), 0, facts)), Attachment::Shared(control))];
         if let Some(arbiter) = &self.generation.arbiter {
@@ -282,7 +282,7 @@ impl Giving {
             descriptors: 0,
             batches: 0,
             state: None,
-            path: self.generation.path_id,
+            path: self.generation.control().path,
             ready_timeout_ms: millis(timeouts.ready),
             active_timeout_ms: millis(timeouts.active),
             drain_timeout_ms: millis(timeouts.drain),
@@ -502,7 +502,7 @@ impl Giving {
         if released {
             self.generation.sign();
             // The successor may have called listen, and would be named as the one that serves.
-            let _ = place::listen(self.generation.listener.as_fd());
+            let _ = place::listen(self.generation.control().listener.as_fd());
         }
     }
 
@@ -554,7 +554,7 @@ impl Drop for Giving {
 }
 
 /// The control listener, as it is offered.
-struct ControlListener(Arc<Generation>);
+struct ControlListener(Arc<Control>);
 
 impl AsFd for ControlListener {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,8 +28,21 @@ const LOCK_RETRY: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(crate) struct Place {
     path: PathBuf,
+    /// The application may change its directory.
+    absolute: PathBuf,
     name: PathBuf,
     directory: OwnedFd,
+    /// The directory that the path begins in: the application may change that as well.
+    root: Option<FileId>,
+}
+
+/// A service's control socket.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) place: Place,
+    pub(crate) listener: UnixListener,
+    /// What the path leads to while it is the service's.
+    pub(crate) path: Option<FileId>,
 }
 
 /// The lock that lets one process at a time find that nobody serves a path.
@@ -47,7 +61,21 @@ impl Place {
             _ => Path::new("."),
         };
         let directory = file::open_directory(parent).map_err(|error| problem(from_io("open its directory", error)))?;
-        Ok(Place { path: path.to_owned(), name: PathBuf::from(name), directory })
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Ok(Place { path: path.to_owned(), absolute, name: PathBuf::from(name), directory, root: root() })
+    }
+
+    /// The same path as it is now: its directory may be another one. `None` where this process cannot tell any more, since
+    /// it has changed its root directory or given up the right to look.
+    pub(crate) fn again(&self) -> Result<Option<Place>> {
+        if root() != self.root {
+            return Ok(None);
+        }
+        match Place::open(&self.absolute) {
+            Ok(place) => Ok(Some(place)),
+            Err(Error::Path { problem: PathProblem::Permission, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Connects to the service that listens here; `None` where nobody does.
@@ -66,6 +94,24 @@ impl Place {
             Ok(stream) => Ok(Some(stream)),
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
                 Ok(None)
+            }
+            Err(error) => Err(self.problem(from_io("connect", error))),
+        }
+    }
+
+    /// Whether somebody listens here, found without waiting.
+    pub(crate) fn is_served(&self) -> Result<bool> {
+        let connect = || -> io::Result<()> {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            socket.connect(&self.address(&self.name)?)
+        };
+        match connect() {
+            Ok(()) => Ok(true),
+            // So many wait to be accepted that there is no room for one more.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+                Ok(false)
             }
             Err(error) => Err(self.problem(from_io("connect", error))),
         }
@@ -143,6 +189,10 @@ impl Place {
         &self.path
     }
 
+    pub(crate) fn absolute(&self) -> &Path {
+        &self.absolute
+    }
+
     pub(crate) fn problem(&self, problem: PathProblem) -> Error {
         Error::Path { path: self.path.clone(), problem }
     }
@@ -180,6 +230,11 @@ impl Place {
 pub(crate) fn listen(listener: BorrowedFd<'_>) -> io::Result<()> {
     let backlog = nix::sys::socket::Backlog::new(BACKLOG)?;
     Ok(nix::sys::socket::listen(&listener, backlog)?)
+}
+
+fn root() -> Option<FileId> {
+    let found = std::fs::metadata("/").ok()?;
+    Some(FileId { dev: found.dev(), ino: found.ino() })
 }
 
 fn from_io(doing: &'static str, error: io::Error) -> PathProblem {

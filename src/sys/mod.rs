@@ -5,3 +5,4 @@ pub(crate) mod file;
 pub(crate) mod limits;
 pub(crate) mod process;
 pub(crate) mod socket;
+pub(crate) mod watch;

@@ -464,6 +464,10 @@ pub enum News {
     Stranded,
     /// The service was told to stop.
     Stop,
+    /// The control path does not lead to this process any more.
+    PathLost,
+    /// It leads here again.
+    PathRestored,
     /// News that this version does not know.
     #[serde(other)]
     Unknown,
@@ -851,6 +855,13 @@ pub struct Status {
     /// The generation before, while it drains.
     #[serde(default, deserialize_with = "strict::optional_object")]
     pub predecessor: Option<PredecessorStatus>,
+    /// Why the control path does not lead to this process, if it does not: nobody finds it there, and no upgrade begins.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_text::<MAX_TEXT, _>"
+    )]
+    pub path_lost: Option<String>,
 }
 
 /// The fields of `event`.

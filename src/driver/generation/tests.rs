@@ -11,8 +11,14 @@ fn generation(path: &std::path::Path) -> Generation {
     let place = Place::open(path).unwrap();
     let listener = UnixListener::bind(path).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let origin =
-        Origin { number: 1, path: None, unwanted: Vec::new(), named: Named::default(), operated: true, arbiter: None };
+    let origin = Origin {
+        number: 1,
+        paths: [place.look().unwrap(), None],
+        unwanted: Vec::new(),
+        named: Named::default(),
+        operated: true,
+        arbiter: None,
+    };
     let generation = Generation::new(Config::new(path), place, listener, origin).unwrap();
     generation.own(Legacy::default());
     generation
@@ -42,7 +48,7 @@ fn letting_go_closes_the_listener_and_what_else_is_held() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let generation = generation(&path);
-    place::listen(generation.listener.as_fd()).unwrap();
+    place::listen(generation.control().listener.as_fd()).unwrap();
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap();
     generation.holds(move |stand_in| {

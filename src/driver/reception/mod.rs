@@ -3,6 +3,7 @@
 //!
 //! Nothing here waits; a driver steps it and waits for its poller in between.
 
+mod lookout;
 mod predecessor;
 mod session;
 
@@ -25,6 +26,7 @@ use crate::state::panic_message;
 use crate::sys::event::{Interest, Poller};
 use crate::sys::limits::{self, Reserve};
 use crate::sys::{process, socket};
+use lookout::Lookout;
 use predecessor::Followed;
 use session::{Session, Turn};
 
@@ -33,13 +35,16 @@ const WAKE: u64 = 1;
 const PREDECESSOR: u64 = 2;
 const STOP: u64 = 3;
 const UPGRADE: u64 = 4;
-const FIRST_SESSION: u64 = 5;
+const PATH: u64 = 5;
+const FIRST_SESSION: u64 = 6;
 
 /// What a handoff opens here: its connection and the pidfd of its successor, a poller, our own pidfd, a memfd for each of the
 /// states, and what it takes to start a child.
 const HANDOFF_FILES: usize = 12;
 /// How many connections are accepted before it is the others' turn: whoever connects in a loop is one of many.
 const ACCEPTS_A_TURN: usize = 16;
+/// How many connections may wait at a control socket whose path was lost.
+const MAX_WAITING: usize = 1024;
 /// How long to leave the listener alone when the process is out of descriptors.
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(100);
 /// How long a handoff that was dropped has to turn out as the end of this process.
@@ -51,6 +56,8 @@ const MAX_PANICS: u32 = 8;
 pub(crate) struct Reception {
     generation: Arc<Generation>,
     poller: Arc<Poller>,
+    /// Looks after the control path.
+    lookout: Lookout,
     /// The signals that it hears. Their default actions come back when this is dropped.
     signals: Option<Arc<Caught>>,
     hears_signals: bool,
@@ -89,7 +96,7 @@ impl Reception {
     ) -> io::Result<Reception> {
         let poller = Poller::new()?;
         poller.add(generation.wake.as_fd(), WAKE, Interest::Read)?;
-        poller.add(generation.listener.as_fd(), LISTENER, Interest::HangUp)?;
+        poller.add(generation.control().listener.as_fd(), LISTENER, Interest::HangUp)?;
         if let Some(predecessor) = predecessor {
             poller.add(predecessor.as_fd(), PREDECESSOR, Interest::HangUp)?;
         }
@@ -97,9 +104,12 @@ impl Reception {
             poller.add(signals.stop.as_fd(), STOP, Interest::HangUp)?;
             poller.add(signals.upgrade.as_fd(), UPGRADE, Interest::HangUp)?;
         }
+        let poller = Arc::new(poller);
+        let lookout = Lookout::new(Arc::clone(&generation), Arc::clone(&poller));
         Ok(Reception {
             generation,
-            poller: Arc::new(poller),
+            poller,
+            lookout,
             signals,
             hears_signals: false,
             sessions: HashMap::new(),
@@ -146,6 +156,7 @@ impl Reception {
             match token {
                 WAKE => self.generation.wake.lower(),
                 LISTENER => self.accept(now),
+                PATH => self.lookout.stir(),
                 PREDECESSOR | STOP | UPGRADE => {}
                 session => self.serve(session, now),
             }
@@ -155,6 +166,7 @@ impl Reception {
         self.end_dropped(now);
         self.expire(now);
         self.let_go(now);
+        self.keep_path(now);
         self.watch_listener(now);
         // Looked at first: what happened before the application was done is passed on.
         let done = self.generation.is_done();
@@ -235,9 +247,22 @@ impl Reception {
         if !self.generation.is_to_let_go(now) {
             return;
         }
-        self.poller.remove(self.generation.listener.as_fd());
+        self.poller.remove(self.generation.control().listener.as_fd());
         self.listening = false;
         self.generation.let_go();
+    }
+
+    /// Where the path was lost and put back, those who have connected before are heard as well.
+    fn keep_path(&mut self, now: Instant) {
+        let Some(replaced) = self.lookout.step(now) else { return };
+        // The new one is watched as the old one was.
+        self.listening = false;
+        let waiting = std::iter::from_fn(|| replaced.listener.accept().ok());
+        for (stream, _) in waiting.take(MAX_WAITING) {
+            if let Err(error) = self.greet(stream, now) {
+                tracing::debug!(event = "connection_lost", %error, "a control connection went away at once");
+            }
+        }
     }
 
     /// The application is done: the predecessor is told how, unless this is a crash.
@@ -250,14 +275,14 @@ impl Reception {
         }
         self.end_dropped(now);
         self.follow_predecessor(now);
-        self.poller.remove(self.generation.listener.as_fd());
+        self.poller.remove(self.generation.control().listener.as_fd());
     }
 
     fn deadline(&self) -> Option<Instant> {
         let sessions = self.sessions.values().filter_map(|session| session.inspector.deadline());
         let predecessor = self.predecessor.as_ref().and_then(Followed::deadline);
         let dropped = self.dropped.iter().map(|(_, at)| *at);
-        let lets_go = self.generation.lets_go_at();
+        let lets_go = self.generation.lets_go_at().into_iter().chain(self.lookout.deadline());
         sessions.chain(predecessor).chain(dropped).chain(lets_go).chain(self.paused_until).min()
     }
 
@@ -272,7 +297,7 @@ impl Reception {
         }
         let interest = if wanted { Interest::Read } else { Interest::HangUp };
         // It is in the set until it is let go, so this does not fail.
-        let _ = self.poller.change(self.generation.listener.as_fd(), LISTENER, interest);
+        let _ = self.poller.change(self.generation.control().listener.as_fd(), LISTENER, interest);
         self.listening = wanted;
     }
 

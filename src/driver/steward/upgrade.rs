@@ -54,6 +54,9 @@ impl Upgrade {
         // That of an upgrade before, which was turned away and has not ended.
         self.dismiss_child();
         let timeout = timeout.unwrap_or(self.generation.config.timeouts.ready);
+        if let Some(lost) = self.generation.path_lost() {
+            return self.cannot_begin(&format!("a new process would not find this one by the control path: {lost}"));
+        }
         self.limit = Instant::now().checked_add(timeout);
         let command = match self.command() {
             Started::Here(command) => command,
@@ -64,13 +67,16 @@ impl Upgrade {
         let started = command.and_then(|mut command| Spawned::start(&mut command).map_err(|error| error.to_string()));
         match started {
             Ok(spawned) => self.started(spawned),
-            Err(reason) => {
-                let generation = self.generation.number;
-                tracing::error!(event = "spawn_failed", generation, %reason, "cannot upgrade");
-                self.limit = None;
-                self.generation.upgrade_failed(0, &reason);
-            }
+            Err(reason) => self.cannot_begin(&reason),
         }
+    }
+
+    // M133
+    fn cannot_begin(&mut self, reason: &str) {
+        let generation = self.generation.number;
+        tracing::error!(event = "spawn_failed", generation, reason, "cannot upgrade");
+        self.limit = None;
+        self.generation.upgrade_failed(0, reason);
     }
 
     fn command(&mut self) -> Started {

@@ -68,6 +68,8 @@ impl Drop for ColdStart {
 #[derive(Debug)]
 pub(super) struct Claim {
     pub(super) offer: Box<wire::Offer>,
+    /// What the path led to when this process connected there.
+    pub(super) found_at: Option<FileId>,
     pub(super) laps: Laps,
     /// Absent once the handoff has come to its end.
     pub(super) link: Option<Link<Successor<OwnedFd>>>,
@@ -262,11 +264,12 @@ impl Source {
         }
     }
 
-    /// What the path has to lead to for it to be ours to remove; a cold start has just bound it.
-    pub(super) fn path(&self) -> Option<FileId> {
+    /// What the path leads to while it is ours: what a cold start has bound; or what the predecessor says, and what this
+    /// process has found there, which may see the same file as another one.
+    pub(super) fn paths(&self) -> [Option<FileId>; 2] {
         match self {
-            Source::Cold(_) => None,
-            Source::Predecessor(claim) => claim.offer.path,
+            Source::Cold(cold) => [cold.ours, None],
+            Source::Predecessor(claim) => [claim.offer.path, claim.found_at],
         }
     }
 }

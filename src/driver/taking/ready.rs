@@ -34,9 +34,9 @@ impl Inherited {
         }
         let unwanted = self.unclaimed.paths();
         drop(self.unclaimed);
-        let (number, path) = (self.source.generation(), self.source.path());
+        let (number, paths) = (self.source.generation(), self.source.paths());
         let arbiter = self.arbiter.or_else(|| or_none(Arbiter::new(number)));
-        let origin = Origin { number, path, unwanted, named: self.named, operated: self.operated, arbiter };
+        let origin = Origin { number, paths, unwanted, named: self.named, operated: self.operated, arbiter };
         let generation = Generation::new(self.config, self.place, self.control, origin)
             .map_err(Error::io("set up the new generation"));
         let generation = Arc::new(self.source.noted(generation)?);
@@ -44,7 +44,7 @@ impl Inherited {
             // Now, rather than when a child is started for the first upgrade: twice what a generation needs itself, since
             // its table will be made with room for that of the next.
             drop(limits::widen_table(generation.named(), limits::OWN));
-            place::listen(generation.listener.as_fd()).map_err(Error::io("listen on the control socket"))?;
+            place::listen(generation.control().listener.as_fd()).map_err(Error::io("listen on the control socket"))?;
         }
         let predecessor = self.source.link().map(Link::poller);
         let reception = Reception::new(Arc::clone(&generation), signals, predecessor.map(AsRef::as_ref))
@@ -173,11 +173,11 @@ impl Readied {
             remember(&mut history, attempt);
 
             // The flag is its predecessor's choice until here, and the background never waits in accept.
-            if let Err(error) = generation.listener.set_nonblocking(true) {
+            if let Err(error) = generation.control().listener.set_nonblocking(true) {
                 tracing::error!(event = "control_socket_blocks", %error, "cannot make the control socket non-blocking");
             }
             // Names this process as the one that serves; the socket works without.
-            let _ = place::listen(generation.listener.as_fd());
+            let _ = place::listen(generation.control().listener.as_fd());
             legacy.history = history;
             let link = claim.link.take();
             if orphaned {

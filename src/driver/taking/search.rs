@@ -44,10 +44,13 @@ impl Search {
     // M1, M3
     pub(crate) fn look(&mut self) -> Result<Found> {
         let place = Place::open(&self.config.path)?;
+        let before = place.look()?;
         if let Some(stream) = place.connect()? {
             self.attempts += 1;
             self.found = other_process(&stream);
-            return Ok(Found::Service(Box::new(Transfer::begin(self.config.clone(), place, stream.into())?)));
+            let found_at = place.look()?.filter(|found| before == Some(*found));
+            let transfer = Transfer::begin(self.config.clone(), place, found_at, stream.into())?;
+            return Ok(Found::Service(Box::new(transfer)));
         }
         // Nobody answers for it any more, and it still has every address: it is about to end.
         let lingers = self.found.as_ref().is_some_and(|pidfd| !process::is_dead(pidfd.as_fd()));

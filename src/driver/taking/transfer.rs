@@ -10,7 +10,7 @@ use tracing::field::Empty;
 use super::Inherited;
 use super::inherited::{Claim, Source};
 use crate::config::Config;
-use crate::core::wire::{self, PROTOCOL, Receive};
+use crate::core::wire::{self, FileId, PROTOCOL, Receive};
 use crate::core::{Cause, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
 use crate::driver::arbiter::{Arbiter, or_none};
 use crate::driver::channel::{Channel, Link};
@@ -36,6 +36,7 @@ pub(crate) struct Transfer {
 struct Parts {
     config: Config,
     place: Place,
+    found_at: Option<FileId>,
     began: Instant,
     /// Our own network namespace, where sockets of another one are to be refused.
     netns: Option<u64>,
@@ -45,7 +46,7 @@ struct Parts {
 
 impl Transfer {
     // M29
-    pub(super) fn begin(config: Config, place: Place, stream: OwnedFd) -> Result<Transfer> {
+    pub(super) fn begin(config: Config, place: Place, found_at: Option<FileId>, stream: OwnedFd) -> Result<Transfer> {
         let stream = std::os::unix::net::UnixStream::from(stream);
         let peer = socket::peer_credentials(&stream).map_err(Error::io("read the service's credentials"))?;
         config.peers.check(&peer)?;
@@ -67,7 +68,7 @@ impl Transfer {
             predecessor = Empty,
             successor = std::process::id()
         );
-        let parts = Parts { config, place, began, netns, offer: None, unclaimed: Unclaimed::default() };
+        let parts = Parts { config, place, found_at, began, netns, offer: None, unclaimed: Unclaimed::default() };
         Ok(Transfer { link, parts: Some(parts), error: None })
     }
 
@@ -140,10 +141,12 @@ impl Transfer {
                 self.link.arbiter = arbiter.and_then(or_none);
                 let schemas = &parts.config.schemas;
                 let state = snapshot.map(|packet| Received::open(packet, schemas)).transpose()?;
-                let Some(Parts { config, place, began, offer: Some(offer), unclaimed, .. }) = self.parts.take() else {
+                let Some(Parts { config, place, found_at, began, offer: Some(offer), unclaimed, .. }) =
+                    self.parts.take()
+                else {
                     return Ok(None);
                 };
-                return Ok(Some(Arrived { config, place, began, offer, unclaimed, control, state }));
+                return Ok(Some(Arrived { config, place, found_at, began, offer, unclaimed, control, state }));
             }
             Event::Failed(cause) => {
                 self.parts = None;
@@ -156,7 +159,7 @@ impl Transfer {
 
     /// Puts what arrived together with the connection it came over.
     pub(crate) fn finish(self, arrived: Arrived) -> Inherited {
-        let Arrived { config, place, began, offer, unclaimed, control, state } = arrived;
+        let Arrived { config, place, found_at, began, offer, unclaimed, control, state } = arrived;
         let laps = Laps { transferred: Some(Instant::now()), ..Laps::new(began) };
         let (transfer_us, descriptors) = (laps.transfer_us(), offer.descriptors);
         self.link
@@ -173,6 +176,7 @@ impl Transfer {
             arbiter: self.link.arbiter.clone(),
             source: Source::Predecessor(Box::new(Claim {
                 offer,
+                found_at,
                 laps,
                 link: Some(self.link),
                 failed: None,
@@ -187,6 +191,7 @@ impl Transfer {
 pub(crate) struct Arrived {
     config: Config,
     place: Place,
+    found_at: Option<FileId>,
     began: Instant,
     offer: Box<wire::Offer>,
     unclaimed: Unclaimed,

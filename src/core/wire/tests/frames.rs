@@ -86,6 +86,7 @@ fn server_frames() -> Vec<ServerFrame> {
             history: history.clone(),
             successor: Some(SuccessorStatus { pid: 1, version: text(), progress: Some(text()) }),
             predecessor: Some(PredecessorStatus { pid: 2, connections: Some(3) }),
+            path_lost: Some(text()),
         }
         .into(),
         Event {
