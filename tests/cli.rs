@@ -995,6 +995,9 @@ mod check {
         let path = path.to_str().unwrap();
         let service = http("127.0.0.1:0", path);
         let who = format!("process {} listens on a socket that had this path", service.word("pid="));
+        // One that goes on puts it back.
+        let pid = nix::unistd::Pid::from_raw(service.word("pid=").parse().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
 
         std::fs::remove_dir_all(&inside).unwrap();
         let ended = run(&["check", path]);
@@ -1002,7 +1005,10 @@ mod check {
         assert!(ended.unbroken().contains(&who), "{}", ended.out());
         ended.fits();
 
+        run(&["status", path]).fails(3, &[&who]);
+
         std::fs::create_dir(&inside).unwrap();
+        run(&["status", path]).fails(3, &[&who]);
         let ended = run(&["check", path]);
         ended.fails(1, &["1 check failed"]);
         assert!(ended.unbroken().contains(&who), "{}", ended.out());

@@ -16,7 +16,8 @@ use std::thread::scope;
 use common::child::{self, Child, NOBODY, Parent};
 use common::raw::Raw;
 use common::world::{World, kill, play, role_of, wait_for};
-use common::{Form, forms, is_root, pairings};
+use common::{Form, Place, config, forms, is_root, pairings, place};
+use fd_handoff::Finish;
 use fd_handoff::client::{Client, Event, News, Outcome, Phase, Step, Steps};
 use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::signal::Signal;
@@ -32,6 +33,7 @@ forms! {
     somebody_elses_socket_is_left_in_peace
     what_is_no_socket_is_left_in_peace
     what_a_stranger_leaves_behind_is_replaced
+    a_path_that_is_removed_during_a_cold_start
     a_directory_that_comes_and_goes
     a_directory_behind_a_link_that_moves
     a_handoff_that_fails_after_its_path_was_removed
@@ -235,6 +237,17 @@ fn what_a_stranger_leaves_behind_is_replaced(form: Form) {
     upgrade(&mut world, 2);
 }
 
+fn a_path_that_is_removed_during_a_cold_start(form: Form) {
+    let Place { directory: _directory, path } = place();
+    let starting = form.start(config(&path)).unwrap();
+    fs::remove_file(&path).unwrap();
+    let mut handoff = starting.ready().unwrap();
+    wait_for("the path leads to the service", || Client::connect(&path).is_ok());
+    assert_eq!(Client::connect(&path).unwrap().hello().generation, 1);
+    assert_eq!(handoff.finish().unwrap(), Finish::Exit);
+    assert!(!path.exists());
+}
+
 fn a_directory_that_comes_and_goes(form: Form) {
     let mut world = World::start(form);
     let directory = world.place.directory.path().to_owned();
@@ -307,7 +320,7 @@ fn without_notices_an_upgrade_looks(form: Form) {
     }
     // Nobody else's limit.
     let user = NOBODY - 1 - form as u32;
-    let place = common::place();
+    let place = place();
     let mut hog = Child::run(command_as(user, "holds every inotify instance", &place.path));
     assert_eq!(hog.hear(), "held");
     let mut world = start_as(user, form);

@@ -250,11 +250,18 @@ fn the_path_goes_with_its_service(form: Form) {
     assert!(!path.exists());
 }
 
+/// At one stroke: what is removed is put back.
+fn bind_over(path: &Path) -> UnixListener {
+    let beside = path.with_file_name("foreign");
+    let listener = UnixListener::bind(&beside).unwrap();
+    fs::rename(beside, path).unwrap();
+    listener
+}
+
 fn a_path_that_is_not_ours_any_more(form: Form) {
     let Place { directory: _directory, path } = place();
     let control = form.listen(config(&path)).unwrap();
-    fs::remove_file(&path).unwrap();
-    let foreign = UnixListener::bind(&path).unwrap();
+    let foreign = bind_over(&path);
     control.close();
     assert!(path.exists(), "somebody else's socket is left alone");
     drop(foreign);
@@ -266,8 +273,9 @@ fn a_path_that_is_not_ours_any_more(form: Form) {
         let successor = scope.spawn(|| form.receive(config(&path)).unwrap().ready().unwrap());
         control.give(Offer::new(), None).unwrap().farewell(None).unwrap();
         let control = successor.join().unwrap();
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "a file").unwrap();
+        let file = path.with_file_name("file");
+        fs::write(&file, "a file").unwrap();
+        fs::rename(file, &path).unwrap();
         control.close();
     });
     assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
@@ -280,8 +288,7 @@ fn a_path_that_is_not_ours_any_more(form: Form) {
         let asking = control.accept().unwrap();
         let given = scope.spawn(|| asking.offer(Offer::new()).unwrap().release(None).unwrap().farewell(None).unwrap());
         let inheritance = inheritance.join().unwrap();
-        fs::remove_file(&path).unwrap();
-        let foreign = UnixListener::bind(&path).unwrap();
+        let foreign = bind_over(&path);
         let control = inheritance.ready().unwrap();
         given.join().unwrap();
         control.close();

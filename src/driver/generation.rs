@@ -302,13 +302,13 @@ impl Generation {
     /// Puts this socket in the place of the one that has lost its path, unless that is not this process's to do any more.
     /// Returns that one, or else this.
     // M132
-    pub(crate) fn replace_control(&self, control: Control) -> Result<Arc<Control>, Control> {
+    pub(crate) fn replace_control(&self, control: Arc<Control>) -> Result<Arc<Control>, Arc<Control>> {
         let mut board = self.board();
         if !board.life.keeps_path() || board.letting_go != LettingGo::Not {
             return Err(control);
         }
         board.path = control.path;
-        Ok(std::mem::replace(&mut board.control, Arc::new(control)))
+        Ok(std::mem::replace(&mut board.control, control))
     }
 
     /// Somebody has looked where the path leads: why not here, if it does not.

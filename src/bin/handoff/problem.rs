@@ -9,6 +9,7 @@ use clap::builder::styling::AnsiColor;
 use fd_handoff::client::Client;
 use fd_handoff::{Error, ErrorCode, PathProblem};
 
+use crate::check::lost_by;
 use crate::format::clean;
 
 /// The end of the command.
@@ -106,6 +107,13 @@ fn refused(path: &Path, code: ErrorCode, message: &str) -> Problem {
 
 fn path_problem(path: &Path, problem: &PathProblem) -> String {
     let at = path.display();
+    if let Some(who) = lost_by(path).filter(|_| matches!(problem, PathProblem::NobodyThere | PathProblem::NoDirectory))
+    {
+        return format!(
+            "{at}: {who} listens on a socket that had this path, and the path does not lead to it any more: its log says why \
+             it does not put it back"
+        );
+    }
     match problem {
         PathProblem::NobodyThere if is_socket(path) => format!(
             "{at}: nobody listens there; the socket is left over from a service that died: start the service, which \

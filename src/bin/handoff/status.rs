@@ -12,7 +12,7 @@ use crate::format::{
 };
 use crate::output::Output;
 use crate::problem::{Problem, connect, explain};
-use crate::style::{DOUBTFUL, GOOD};
+use crate::style::{BAD, DOUBTFUL, GOOD};
 use crate::table::{Cell, Table};
 
 const BOLD: Style = Style::new().bold();
@@ -72,6 +72,10 @@ fn facts(status: &Status) -> Table {
     fact("up", Cell::new(span(Duration::from_millis(status.uptime_ms))));
     let style = if status.phase == Phase::Serving { GOOD } else { DOUBTFUL };
     fact("phase", Cell::new(phase(status.phase)).style(style));
+    if let Some(lost) = &status.path_lost {
+        let text = format!("the control path does not lead to it, and no upgrade begins: {lost}");
+        fact("path", Cell::new(clean(&text)).style(BAD));
+    }
     if let Some(successor) = &status.successor {
         let progress = successor.progress.as_deref().unwrap_or("it has not said how it goes");
         let text = format!("{}, version {}: {progress}", process(successor.pid), successor.version);
@@ -188,6 +192,14 @@ mod tests {
     fn shown(status: &Status) -> String {
         let page = page(status, NOW).join("\n");
         anstream::adapter::strip_str(&page).to_string()
+    }
+
+    #[test]
+    fn a_service_that_has_lost_its_path() {
+        let shown = shown(&status(json!({ "path_lost": "another process listens there" })));
+        let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        let wanted = "path the control path does not lead to it, and no upgrade begins: another process listens there";
+        assert!(words.contains(wanted), "{shown}");
     }
 
     #[test]

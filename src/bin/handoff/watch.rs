@@ -157,8 +157,8 @@ pub(crate) fn news(news: News) -> String {
 
 fn style(news: News) -> Style {
     match news {
-        News::Active | News::Farewell | News::Settled => GOOD,
-        News::Failed | News::TakenBack | News::Stranded => BAD,
+        News::Active | News::Farewell | News::Settled | News::PathRestored => GOOD,
+        News::Failed | News::TakenBack | News::Stranded | News::PathLost => BAD,
         News::Refused | News::Stop => DOUBTFUL,
         _ => Style::new().bold(),
     }

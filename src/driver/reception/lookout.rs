@@ -10,7 +10,7 @@ use crate::core::wire::{FileId, News};
 use crate::core::{Keeper, Keeping, Sight};
 use crate::driver::generation::Generation;
 use crate::driver::place::{self, Control, Place};
-use crate::error::{Error, PathProblem, Result};
+use crate::error::Error;
 use crate::sys::event::{Interest, Poller};
 use crate::sys::watch::PathWatch;
 
@@ -145,7 +145,7 @@ impl Lookout {
                 replaced
             }
             Err(error) => {
-                if self.keeper.failed(now, &format!("it cannot be put back: {}", reason(error))) == Keeping::Lost {
+                if self.keeper.failed(now, &format!("it cannot be put back: {error}")) == Keeping::Lost {
                     self.tell_lost();
                 }
                 None
@@ -155,24 +155,23 @@ impl Lookout {
 
     /// As a first generation does, and under the same lock.
     // M1, M3, M4, M132
-    fn bind_anew(&self, place: Place) -> Result<Option<Arc<Control>>> {
-        let taken = || place.problem(PathProblem::AlreadyRunning);
-        let _lock = place.try_lock()?.ok_or_else(taken)?;
-        if place.is_served()? {
-            return Err(taken());
+    fn bind_anew(&self, place: Place) -> Result<Option<Arc<Control>>, String> {
+        let _lock = place.try_lock().map_err(reason)?.ok_or("another process is starting there")?;
+        if place.is_served().map_err(reason)? {
+            return Err("another process listens there".to_owned());
         }
-        let listener = place.bind(self.generation.config.mode)?;
-        let path = place.look()?;
+        let listener = place.bind(self.generation.config.mode).map_err(reason)?;
+        let path = place.look().map_err(reason)?;
         let control = Control { place, listener, path };
         let set_up = place::listen(control.listener.as_fd())
             .and_then(|()| self.poller.add(control.listener.as_fd(), LISTENER, Interest::HangUp));
         if let Err(error) = set_up {
             path.iter().for_each(|path| control.place.remove(*path));
-            return Err(Error::io("set up the control socket")(error));
+            return Err(Error::io("set up the control socket")(error).to_string());
         }
-        let (unused, replaces) = match self.generation.replace_control(control) {
+        let (unused, replaces) = match self.generation.replace_control(Arc::new(control)) {
             Ok(replaced) => (replaced, true),
-            Err(control) => (Arc::new(control), false),
+            Err(control) => (control, false),
         };
         self.poller.remove(unused.listener.as_fd());
         // It may be there still, in a directory that was renamed, and nobody accepts there any more.

@@ -53,7 +53,8 @@ pub(super) struct ColdStart {
     pub(super) path: PathBuf,
     /// What the path leads to, until somebody serves there.
     pub(super) ours: Option<FileId>,
-    pub(super) _lock: Lock,
+    /// Until it listens, and serves.
+    pub(super) lock: Option<Lock>,
 }
 
 impl Drop for ColdStart {
@@ -106,7 +107,7 @@ impl Drop for Claim {
 impl Inherited {
     pub(super) fn nothing(config: Config, place: Place, control: UnixListener, lock: Lock) -> Inherited {
         let (path, ours) = (place.path().to_owned(), place.look().ok().flatten());
-        let source = Source::Cold(ColdStart { path, ours, _lock: lock });
+        let source = Source::Cold(ColdStart { path, ours, lock: Some(lock) });
         Inherited {
             config,
             place,

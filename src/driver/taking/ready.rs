@@ -149,6 +149,8 @@ impl Readied {
         let Readied { generation, mut source, .. } = self;
         if let Source::Cold(cold) = &mut source {
             cold.ours = None;
+            // Before anybody looks whether the path is still there, who needs it to put that back.
+            cold.lock = None;
         }
         let span = match &source {
             Source::Predecessor(claim) => claim.link.as_ref().map_or_else(Span::none, |link| link.span.clone()),

@@ -7,6 +7,8 @@ mod strays;
 mod surroundings;
 mod trial;
 
+use std::path::Path;
+
 use clap::Args;
 use clap::builder::styling::Style;
 use fd_handoff::client::Client;
@@ -52,6 +54,11 @@ pub(crate) fn run(options: Options, out: &mut Output) -> Result<(), Problem> {
             Err(Problem::failed(format!("{} is not fit for a control socket: {count} checks failed", path.display())))
         }
     }
+}
+
+/// Who listens on a socket that had this path once, where nobody can be reached there.
+pub(crate) fn lost_by(path: &Path) -> Option<String> {
+    strays::of(path, None).first().map(strays::Stray::who)
 }
 
 #[derive(Debug, Serialize)]

@@ -9,8 +9,8 @@ use fd_handoff::client::Client;
 use fd_handoff::{Error, PathProblem};
 use nix::unistd::{AccessFlags, access, geteuid};
 
-use super::Finding;
 use super::strays::{self, Stray};
+use super::{Finding, lost_by};
 
 /// The longest path that fits a socket's address, see `unix(7)`.
 const SHORT_PATH: usize = 107;
@@ -142,7 +142,7 @@ fn not_looked_for() -> Finding {
 
 /// Nobody listens at the path, while a service runs that had it.
 fn superseded(path: &Path) -> Option<Finding> {
-    let who = strays::of(path, None).first()?.who();
+    let who = lost_by(path)?;
     Some(Finding::failed(
         "socket",
         format!(

@@ -157,7 +157,7 @@ fn every_frame_comes_back_with_unknown_fields_around_it() {
 #[test]
 fn a_frame_without_a_field_that_it_needs_is_malformed() {
     // An Option may be absent.
-    const OPTIONAL: [&str; 16] = [
+    const OPTIONAL: [&str; 17] = [
         "state",
         "path",
         "successor",
@@ -174,6 +174,7 @@ fn a_frame_without_a_field_that_it_needs_is_malformed() {
         "timeout_ms",
         "pid",
         "elapsed_us",
+        "path_lost",
     ];
     let check = |text: String, parses: &dyn Fn(&[u8]) -> Option<WireError>| {
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
