@@ -12,9 +12,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::scope;
+use std::time::Duration;
 
 use common::child::{self, Child, NOBODY, Parent};
 use common::raw::Raw;
+use common::service::Plan;
 use common::world::{World, kill, play, role_of, wait_for};
 use common::{Form, Place, config, forms, is_root, pairings, place};
 use fd_handoff::Finish;
@@ -39,6 +41,7 @@ forms! {
     a_handoff_that_fails_after_its_path_was_removed
     those_who_wait_to_be_accepted_are_heard
     without_notices_an_upgrade_looks
+    a_service_that_cannot_look_there_any_more
     a_directory_that_is_read_only
 }
 
@@ -354,6 +357,40 @@ fn a_directory_that_is_read_only(form: Form) {
     upgrade(&mut world, 2);
 }
 
+/// It has given up the right to, or the directory that the path begins in. Another process may find it all the same.
+fn a_service_that_cannot_look_there_any_more(form: Form) {
+    if !is_root() {
+        return;
+    }
+    for role in ["gives up its rights", "changes its root"] {
+        let Place { directory, path } = place();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o700)).unwrap();
+        let mut child = Child::start(&format!("{role} {form:?}"), &path);
+        assert_eq!(child.hear(), "serving");
+        let asker = Client::connect(&path).unwrap();
+        let outcome = common::world::outcome(asker.upgrade(Some(Duration::from_millis(20))).unwrap());
+        assert_eq!(outcome.reason.as_deref(), Some("nobody asked for the service in time"), "{role}");
+        assert!(path.exists());
+    }
+}
+
+fn serve_from_elsewhere(form: Form, mut parent: Parent, go_there: impl FnOnce(&Path)) {
+    let plan = Plan { elsewhere: true, ..Plan::default() };
+    let mut handoff = form.start_with(config(&parent.path), plan).unwrap().ready().unwrap();
+    go_there(&parent.path);
+    parent.tell("serving");
+    let _ = handoff.run();
+}
+
+fn give_up_rights(_path: &Path) {
+    nix::unistd::setuid(nix::unistd::Uid::from_raw(NOBODY)).unwrap();
+}
+
+fn change_root(path: &Path) {
+    nix::unistd::chroot(path.parent().unwrap()).unwrap();
+    std::env::set_current_dir("/").unwrap();
+}
+
 /// Until its parent has gone.
 fn hold_every_inotify_instance(mut parent: Parent) {
     let held: Vec<Inotify> = std::iter::from_fn(|| Inotify::init(InitFlags::IN_CLOEXEC).ok()).collect();
@@ -368,6 +405,10 @@ fn child_main() {
     let Some((role, parent)) = child::role() else { return };
     match role.as_str() {
         "holds every inotify instance" => hold_every_inotify_instance(parent),
+        "gives up its rights Blocking" => serve_from_elsewhere(Form::Blocking, parent, give_up_rights),
+        "gives up its rights Tokio" => serve_from_elsewhere(Form::last(), parent, give_up_rights),
+        "changes its root Blocking" => serve_from_elsewhere(Form::Blocking, parent, change_root),
+        "changes its root Tokio" => serve_from_elsewhere(Form::last(), parent, change_root),
         role => play(role, &parent.path),
     }
 }

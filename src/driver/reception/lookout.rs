@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{LISTENER, PATH};
-use crate::core::wire::{FileId, News};
+use crate::core::wire::News;
 use crate::core::{Keeper, Keeping, Sight};
 use crate::driver::generation::Generation;
 use crate::driver::place::{self, Control, Place};
-use crate::error::Error;
+use crate::error::{Error, PathProblem};
 use crate::sys::event::{Interest, Poller};
 use crate::sys::watch::PathWatch;
 
@@ -114,10 +114,7 @@ impl Lookout {
     fn see(&self, control: &Control, now: Instant, asked: bool) -> Option<(Option<Place>, Sight)> {
         let place = match control.place.again() {
             Ok(Some(place)) => place,
-            Ok(None) if is_ours(&control.place, control.path) => return Some((None, Sight::Ours)),
-            Ok(None) => {
-                return Some((None, Sight::Barred("it cannot be reached from this process any more".to_owned())));
-            }
+            Ok(None) => return Some((None, see_from_afar(control))),
             Err(error) => return Some((None, Sight::Barred(reason(error)))),
         };
         let sight = match place.look() {
@@ -129,6 +126,7 @@ impl Lookout {
                 Ok(false) => Sight::Stale(found),
                 Err(error) => Sight::Barred(reason(error)),
             },
+            Err(Error::Path { problem: PathProblem::Permission, .. }) => see_from_afar(control),
             Err(error) => Sight::Barred(reason(error)),
         };
         Some((Some(place), sight))
@@ -213,8 +211,15 @@ impl Lookout {
     }
 }
 
-fn is_ours(place: &Place, ours: Option<FileId>) -> bool {
-    place.look().is_ok_and(|found| found.is_some() && found == ours)
+/// What is left to see is the directory that this process had open before. Where it may not look there either, it does not
+/// know that anything is wrong: whoever starts the next process may be another user.
+fn see_from_afar(control: &Control) -> Sight {
+    match control.place.look() {
+        Ok(found) if found != control.path => {
+            Sight::Barred("it cannot be reached from this process any more".to_owned())
+        }
+        _ => Sight::Ours,
+    }
 }
 
 /// What is wrong, without the path, which stands beside it.
