@@ -18,6 +18,7 @@ use crate::core::{
 use crate::driver::channel::{Link, Point};
 use crate::driver::child::Spawned;
 use crate::driver::descriptor::{Attachment, Shared, application_name, describe, entry, examine};
+use crate::driver::flags::{Flags, restore};
 use crate::driver::generation::{Arrival, Generation, Word};
 use crate::driver::laps::Laps;
 use crate::driver::named::Named;
@@ -31,6 +32,10 @@ use crate::sys::{file, limits, process};
 ///
 /// The descriptors are lent: they stay open and in use here, since this process goes on serving, and takes the
 /// service back if its successor dies.
+///
+/// O_NONBLOCK belongs to the open file description, which both processes share. A successor that fails before it is ready has what it
+/// changed put right; after [`Ready::release`](crate::Ready::release), set the flag again where you serve again, unless an
+/// [`Acceptor`](crate::Acceptor) does.
 #[derive(Debug, Default)]
 pub struct Offer<'fd> {
     descriptors: VecDeque<(Arc<Entry>, Attachment)>,
@@ -38,6 +43,7 @@ pub struct Offer<'fd> {
     /// What `status` will show of them.
     named: Named,
     fds: Vec<BorrowedFd<'fd>>,
+    flags: Flags,
     state: Option<State>,
     /// The first thing that was wrong; it comes out when the offer is made.
     error: Option<Error>,
@@ -74,6 +80,8 @@ impl<'fd> Offer<'fd> {
     /// Adds a descriptor that was examined before and cannot have changed, under a name that nothing else has.
     #[must_use]
     pub(crate) fn known(mut self, entry: &Arc<Entry>, fd: &Shared) -> Offer<'fd> {
+        // An acceptor has it, and has made it so.
+        self.flags.share(fd, true);
         self.push(Arc::clone(entry), Attachment::Shared(Arc::clone(fd)));
         self
     }
@@ -86,6 +94,7 @@ impl<'fd> Offer<'fd> {
         let examined = application_name(name).map_err(Error::from).and_then(|name| {
             fds.iter().enumerate().try_for_each(|(index, fd)| {
                 let entry = Entry { path: path.take(), ..examine(name.clone(), index as u32, fd.as_fd())? };
+                self.flags.share(fd, file::is_nonblocking(fd.as_fd()).map_err(Error::io("read a descriptor's flags"))?);
                 self.push(Arc::new(entry), Attachment::Shared(Arc::clone(fd)));
                 Ok(())
             })
@@ -109,6 +118,7 @@ impl<'fd> Offer<'fd> {
         for (index, fd) in fds.into_iter().enumerate() {
             let fd = fd.as_fd();
             let entry = Arc::new(examine(name.clone(), index as u32, fd)?);
+            self.flags.lend(file::is_nonblocking(fd).map_err(Error::io("read a descriptor's flags"))?);
             self.push(entry, Attachment::Lent(self.fds.len()));
             self.fds.push(fd);
         }
@@ -139,6 +149,8 @@ pub(crate) struct Giving {
     laps: Laps,
     over: bool,
     held: Option<Milestone>,
+    /// What a successor that fails may have changed.
+    flags: Flags,
     /// The successor's process, where it is our child.
     child: Option<Spawned>,
 }
@@ -183,6 +195,7 @@ impl Giving {
             laps: Laps::new(began),
             over: false,
             held: None,
+            flags: Flags::default(),
             child: None,
         };
         giving.begin();
@@ -234,7 +247,7 @@ impl Giving {
         offer: Offer<'fd>,
         snapshot: Option<Packet<OwnedFd>>,
     ) -> Result<Vec<BorrowedFd<'fd>>> {
-        let Offer { mut descriptors, named, fds, error, .. } = offer;
+        let Offer { mut descriptors, named, fds, flags, error, .. } = offer;
         error.map_or(Ok(()), Err)?;
         let own = self.own_descriptors()?;
         let count = descriptors.len() + own.len();
@@ -246,6 +259,7 @@ impl Giving {
         limits::allow(count.min(IN_FLIGHT) as u64);
 
         let state_bytes = snapshot.as_ref().map(|packet| packet.info.length);
+        self.flags = flags;
         self.span.in_scope(|| tracing::debug!(event = "offer", descriptors = count, state_bytes, "offering"));
         own.into_iter().rev().for_each(|descriptor| descriptors.push_front(descriptor));
         let gift = Gift {
@@ -373,7 +387,7 @@ impl Giving {
             self.note_letting_go();
             // Each time: a successor that talks without end puts it off no longer than one that is silent.
             let event = self.link_mut().step(Instant::now(), table)?;
-            if let Some(milestone) = self.note(event) {
+            if let Some(milestone) = self.note(event, table) {
                 return Some(milestone);
             }
         }
@@ -389,7 +403,7 @@ impl Giving {
     }
 
     // M92
-    fn note(&mut self, event: Event) -> Option<Milestone> {
+    fn note(&mut self, event: Event, table: &[BorrowedFd<'_>]) -> Option<Milestone> {
         match event {
             Event::Transferred => {
                 self.laps.transferred = Some(Instant::now());
@@ -449,14 +463,17 @@ impl Giving {
                 self.over = true;
                 Some(Milestone::Departed)
             }
-            Event::Failed(cause) => Some(self.end(Owner::StillUs, Outcome::Failed, cause)),
-            Event::TakenBack(cause) => Some(self.end(Owner::UsAgain, Outcome::TakenBack, cause)),
-            Event::Unknown(cause) => Some(self.end(Owner::Unknown, Outcome::Failed, cause)),
+            Event::Failed(cause) => Some(self.end(Owner::StillUs, Outcome::Failed, cause, table)),
+            Event::TakenBack(cause) => Some(self.end(Owner::UsAgain, Outcome::TakenBack, cause, table)),
+            Event::Unknown(cause) => Some(self.end(Owner::Unknown, Outcome::Failed, cause, table)),
         }
     }
 
-    fn end(&mut self, owner: Owner, outcome: Outcome, cause: Cause) -> Milestone {
+    fn end(&mut self, owner: Owner, outcome: Outcome, cause: Cause, table: &[BorrowedFd<'_>]) -> Milestone {
         self.over = true;
+        if owner != Owner::Unknown {
+            self.put_right(table);
+        }
         let reason = wire::shorten(&cause.to_string(), wire::MAX_TEXT);
         let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
         let event = self.event(news, &reason);
@@ -486,6 +503,16 @@ impl Giving {
             self.end_child();
         }
         Milestone::Over(Failure::new(owner, Error::Handoff(cause)))
+    }
+
+    /// A successor that has failed may have left O_NONBLOCK changed.
+    // M138
+    fn put_right(&mut self, table: &[BorrowedFd<'_>]) {
+        // Where this process has let everything go, something else has the numbers.
+        if !self.generation.has_let_go() {
+            std::mem::take(&mut self.flags).restore(table);
+            restore(self.generation.listener.as_fd(), true);
+        }
     }
 
     /// A child that did not take the service has no further use.
@@ -542,6 +569,7 @@ impl Drop for Giving {
         if self.over || self.laps.released.is_some() || self.generation.left().is_some() {
             return;
         }
+        self.put_right(&[]);
         let reason = "the predecessor's application gave up".to_owned();
         let attempt = wire::Attempt { reason: Some(reason.clone()), ..self.attempt(Outcome::Failed) };
         let event = self.event(News::Failed, &reason);

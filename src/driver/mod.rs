@@ -7,6 +7,7 @@ pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod descriptor;
 pub(crate) mod early_stop;
+pub(crate) mod flags;
 pub(crate) mod generation;
 pub(crate) mod giving;
 pub(crate) mod hooks;

@@ -29,14 +29,15 @@ pub enum Tokio {}
 
 /// How a program waits: [`Blocking`], or [`Tokio`](crate::form::Tokio) with the feature `tokio`. Sealed.
 pub trait Form: sealed::Sealed + Debug + Sized + 'static {
-    /// Accepts on a listener until this process is superseded: [`crate::Acceptor`] or [`crate::tokio::Acceptor`].
-    type Acceptor<L>;
+    /// Accepts on a TCP listener until this process is superseded: an [`Acceptor`](crate::Acceptor) of std's listener, or one on
+    /// tokio.
+    type TcpAcceptor;
+    /// The same for a Unix listener.
+    type UnixAcceptor;
     /// A TCP listener: std's or tokio's.
     type TcpListener;
     /// A UDP socket: std's or tokio's.
     type UdpSocket;
-    /// A Unix listener: std's or tokio's.
-    type UnixListener;
     /// A Unix datagram socket: std's or tokio's.
     type UnixDatagram;
     /// Counts a connection until it is dropped.
@@ -65,15 +66,12 @@ pub trait Form: sealed::Sealed + Debug + Sized + 'static {
     #[doc(hidden)]
     fn unix_datagram(socket: unix::UnixDatagram) -> io::Result<Self::UnixDatagram>;
     #[doc(hidden)]
-    fn accept_tcp(
-        listener: net::TcpListener,
-        connections: &Self::Connections,
-    ) -> io::Result<Gated<Self::Acceptor<Self::TcpListener>>>;
+    fn accept_tcp(listener: net::TcpListener, connections: &Self::Connections) -> io::Result<Gated<Self::TcpAcceptor>>;
     #[doc(hidden)]
     fn accept_unix(
         listener: unix::UnixListener,
         connections: &Self::Connections,
-    ) -> io::Result<Gated<Self::Acceptor<Self::UnixListener>>>;
+    ) -> io::Result<Gated<Self::UnixAcceptor>>;
 }
 
 /// An acceptor, and what the registry keeps of it.

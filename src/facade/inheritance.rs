@@ -40,7 +40,8 @@ impl<F: Form> Inheritance<F> {
     }
 
     /// Takes the descriptor of this name, if one was handed over and not taken before. In either form it is a type of
-    /// std's, to be made tokio's with its `from_std`.
+    /// std's, to be made tokio's with its `from_std`. Its O_NONBLOCK is as the predecessor has it, which shares it: do not clear
+    /// it before `ready` has returned.
     ///
     /// # Errors
     ///

@@ -120,7 +120,7 @@ impl<F: Form> Starting<F> {
     /// # Errors
     ///
     /// [`Error::AddressChanged`] where the inherited one is bound elsewhere, and what `bind(2)` says.
-    pub fn tcp_listener(&mut self, name: &str, addr: SocketAddr) -> Result<F::Acceptor<F::TcpListener>> {
+    pub fn tcp_listener(&mut self, name: &str, addr: SocketAddr) -> Result<F::TcpAcceptor> {
         self.tcp_listener_with(name, addr, |_| Ok(()))
     }
 
@@ -134,7 +134,7 @@ impl<F: Form> Starting<F> {
         name: &str,
         addr: SocketAddr,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
-    ) -> Result<F::Acceptor<F::TcpListener>> {
+    ) -> Result<F::TcpAcceptor> {
         self.under(name, |it| {
             let (facts, listener) = registry::tcp_listener(&mut it.inheritance.inherited, name, addr, &mut options)?;
             let gated = F::accept_tcp(listener, &it.connections).map_err(waiting_on(name))?;
@@ -179,7 +179,7 @@ impl<F: Form> Starting<F> {
     /// # Errors
     ///
     /// As [`Starting::tcp_listener`].
-    pub fn unix_listener(&mut self, name: &str, path: impl AsRef<Path>) -> Result<F::Acceptor<F::UnixListener>> {
+    pub fn unix_listener(&mut self, name: &str, path: impl AsRef<Path>) -> Result<F::UnixAcceptor> {
         self.unix_listener_with(name, path, |_| Ok(()))
     }
 
@@ -193,7 +193,7 @@ impl<F: Form> Starting<F> {
         name: &str,
         path: impl AsRef<Path>,
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
-    ) -> Result<F::Acceptor<F::UnixListener>> {
+    ) -> Result<F::UnixAcceptor> {
         self.under(name, |it| {
             let inherited = &mut it.inheritance.inherited;
             let (facts, listener) = registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut options)?;

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
-use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::limits::opening;
@@ -55,6 +55,21 @@ pub(crate) fn unlock_own(file: &File) -> io::Result<()> {
 fn whole(kind: i32) -> nix::libc::flock {
     let (l_type, l_whence) = (kind as i16, nix::libc::SEEK_SET as i16);
     nix::libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 }
+}
+
+/// O_NONBLOCK, which belongs to the open file description, and so to every process that has a copy. See `fcntl(2)`.
+pub(crate) fn is_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(rustix::fs::fcntl_getfl(fd)?.contains(OFlags::NONBLOCK))
+}
+
+/// Sets it, or clears it, and leaves the other flags as they are.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(fd)?;
+    if flags.contains(OFlags::NONBLOCK) != nonblocking {
+        flags.set(OFlags::NONBLOCK, nonblocking);
+        rustix::fs::fcntl_setfl(fd, flags)?;
+    }
+    Ok(())
 }
 
 /// Seals a memfd against every change, further seals included.

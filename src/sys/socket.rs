@@ -90,6 +90,12 @@ fn take_pending(set: &SigSet) {
     unsafe { libc::sigtimedwait(set.as_ref(), std::ptr::null_mut(), &raw const at_once) };
 }
 
+/// Accepts a connection that does not block, whether the listener does or not. See `accept4(2)`.
+#[cfg(feature = "tokio")]
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(socket2::Socket, socket2::SockAddr)> {
+    socket2::SockRef::from(&listener).accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
+}
+
 /// `SO_PEERCRED`: who connected, or, on the connecting side, who called `listen`. See `unix(7)`.
 pub(crate) fn peer_credentials(stream: &UnixStream) -> io::Result<UnixCredentials> {
     Ok(nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials)?)

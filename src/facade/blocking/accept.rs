@@ -5,20 +5,21 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::driver::descriptor::Shared;
 use crate::facade::form::{self, Blocking};
 use crate::facade::registry::Shuts;
-use crate::sys::event::{Signal, wait_readable};
+use crate::sys::event::{Signal, is_readable, wait_readable};
 use crate::sys::file;
 
 /// Accepts connections on a listener, from any number of threads, until it is stopped.
 ///
 /// A plain blocking `accept` cannot be ended from another thread, and a successor that makes the listener
-/// non-blocking would make it fail: the flag belongs to the socket's open file description, which both
-/// processes share (see `fcntl(2)`). This one makes the listener non-blocking itself, and waits for it or for
-/// [`Acceptor::stop`]. It needs the flag to stay: no other holder of the socket may make it blocking again.
+/// non-blocking would make it fail: O_NONBLOCK belongs to the socket's open file description, which both
+/// processes share (see `fcntl(2)`). This one waits for a connection or for [`Acceptor::stop`], and accepts when one is there:
+/// so it does not matter what another process that has the socket does to the flag. It makes the listener non-blocking
+/// itself, for those who accept beside it in other processes.
 #[derive(Debug)]
 pub struct Acceptor<L> {
     listener: Arc<L>,
@@ -34,34 +35,37 @@ impl<L> Clone for Acceptor<L> {
     }
 }
 
-/// What lets threads through to accept. Shut means that nobody accepts, nor is about to.
+/// What lets threads through to accept, one at a time. Shut means that nobody accepts, nor is about to.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    shut: RwLock<bool>,
+    shut: Mutex<bool>,
     stop: Signal,
 }
 
 impl Gate {
     fn new() -> io::Result<Gate> {
-        Ok(Gate { shut: RwLock::new(false), stop: Signal::new()? })
+        Ok(Gate { shut: Mutex::new(false), stop: Signal::new()? })
     }
 
-    /// Runs `accept` unless the gate is shut. It cannot be shut meanwhile.
+    fn shut(&self) -> MutexGuard<'_, bool> {
+        self.shut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `accept` unless the gate is shut. It cannot be shut meanwhile, and nobody else in this process takes the connection
+    /// that `accept` has seen.
     fn pass<T>(&self, accept: impl FnOnce() -> T) -> Option<T> {
-        let shut = self.shut.read().unwrap_or_else(PoisonError::into_inner);
+        let shut = self.shut();
         (!*shut).then(accept)
     }
 
     fn close(&self) {
-        let mut shut = self.shut.write().unwrap_or_else(PoisonError::into_inner);
-        if !std::mem::replace(&mut shut, true) {
+        if !std::mem::replace(&mut *self.shut(), true) {
             self.stop.raise();
         }
     }
 
     fn reopen(&self) {
-        let mut shut = self.shut.write().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut shut, false) {
+        if std::mem::replace(&mut *self.shut(), false) {
             self.stop.lower();
         }
     }
@@ -177,7 +181,12 @@ impl<L: Listener> Acceptor<L> {
         }
     }
 
+    /// The flag is every holder's to change; a connection that waits is taken by whoever accepts, which is us alone.
+    // M137
     fn try_accept(&self) -> io::Result<Accepted<L>> {
+        if !is_readable(self.listener.as_fd()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let (stream, addr) = self.listener.try_accept()?;
         Ok((Connection { stream, counted: self.connections.begin() }, addr))
     }
@@ -188,8 +197,11 @@ impl<L: Listener> Acceptor<L> {
         self.gate.close();
     }
 
-    /// Accepts again after [`Acceptor::stop`]: this process has taken the service back.
+    /// Accepts again after [`Acceptor::stop`]: this process has taken the service back. It makes the listener non-blocking
+    /// again, should the successor have changed that.
     pub fn resume(&self) {
+        // It does not rest on it.
+        let _ = self.listener.set_nonblocking();
         self.gate.reopen();
     }
 

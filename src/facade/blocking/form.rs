@@ -12,10 +12,10 @@ use crate::facade::form::{Blocking, Form, Gated, sealed};
 impl sealed::Sealed for Blocking {}
 
 impl Form for Blocking {
-    type Acceptor<L> = Acceptor<L>;
+    type TcpAcceptor = Acceptor<TcpListener>;
+    type UnixAcceptor = Acceptor<UnixListener>;
     type TcpListener = TcpListener;
     type UdpSocket = UdpSocket;
-    type UnixListener = UnixListener;
     type UnixDatagram = UnixDatagram;
     type Counted = Counted;
     type Connections = Connections;

@@ -3,38 +3,44 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use ::tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use ::tokio::io::unix::AsyncFd;
+use ::tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use ::tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use ::tokio::sync::Notify;
 use ::tokio::time::sleep;
 use futures_core::Stream;
+use socket2::SockAddr;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::driver::descriptor::Shared;
 use crate::facade::form::{self, Tokio};
 use crate::facade::registry::Shuts;
+use crate::sys::event::is_readable;
+use crate::sys::socket;
 
 /// How long a server waits after a failed `accept(2)`: the process is out of descriptors, most likely.
 const AFTER_AN_ERROR: Duration = Duration::from_millis(100);
 
-/// Accepts connections on a listener, from any number of tasks, until this process is superseded.
+/// Accepts connections on a listener, from any number of tasks, until this process is superseded. `L` is tokio's type of the
+/// listener, [`TcpListener`](::tokio::net::TcpListener) or [`UnixListener`](::tokio::net::UnixListener).
 ///
-/// It is made by [`Starting`](super::Starting). With the feature `axum` it can be given to `axum::serve`.
+/// It is made by [`Starting`](super::Starting). With the feature `axum` it can be given to `axum::serve`. It never blocks the
+/// runtime, whatever another process that has the socket does to its O_NONBLOCK: see [`crate::Acceptor`].
 #[derive(Debug)]
-pub struct Acceptor<L> {
-    door: Arc<Door<L>>,
+pub struct Acceptor<L: Listener> {
+    door: Arc<Door<L::Watched>>,
     connections: TaskTracker,
 }
 
 /// Another handle to the same acceptor. Written by hand: no listener is `Clone`, nor has to be.
-impl<L> Clone for Acceptor<L> {
+impl<L: Listener> Clone for Acceptor<L> {
     fn clone(&self) -> Acceptor<L> {
         Acceptor { door: Arc::clone(&self.door), connections: self.connections.clone() }
     }
@@ -43,39 +49,40 @@ impl<L> Clone for Acceptor<L> {
 /// A listener behind its gate, until this process lets it go. It is dropped then, and tokio forgets it: its number is not
 /// to stand for anything else as long as tokio knows it.
 #[derive(Debug)]
-pub(super) struct Door<L> {
+pub(super) struct Door<W> {
     gate: Gate,
-    listener: RwLock<Option<Arc<L>>>,
+    listener: RwLock<Option<Arc<W>>>,
 }
 
-impl<L> Door<L> {
-    fn listener(&self) -> Option<Arc<L>> {
+impl<W> Door<W> {
+    fn listener(&self) -> Option<Arc<W>> {
         self.listener.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// What lets tasks through to accept. Shut means that nobody accepts, nor is about to.
+/// What lets tasks through to accept, one at a time. Shut means that nobody accepts, nor is about to.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     /// Counts how often it was shut or opened: while that is even, it is open.
-    turns: RwLock<u64>,
+    turns: Mutex<u64>,
     /// Rung to have those who wait look at the gate again.
     bell: Notify,
 }
 
 impl Gate {
-    fn turns(&self) -> u64 {
-        *self.turns.read().unwrap_or_else(PoisonError::into_inner)
+    fn turns(&self) -> MutexGuard<'_, u64> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `accept` if the gate is open, and was not shut since it had made so many `turns`. It cannot be shut meanwhile.
+    /// Runs `accept` if the gate is open, and was not shut since it had made so many `turns`. It cannot be shut meanwhile,
+    /// and nobody else in this process takes the connection that `accept` has seen.
     fn pass<T>(&self, turns: u64, accept: impl FnOnce() -> T) -> Option<T> {
-        let now = self.turns.read().unwrap_or_else(PoisonError::into_inner);
+        let now = self.turns();
         (*now == turns && is_open(turns)).then(accept)
     }
 
     fn turn(&self, open: bool) {
-        let mut turns = self.turns.write().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns();
         if is_open(*turns) != open {
             *turns += 1;
         }
@@ -86,7 +93,7 @@ fn is_open(turns: u64) -> bool {
     turns % 2 == 0
 }
 
-impl<L: Send + Sync> Shuts for Door<L> {
+impl<W: Send + Sync> Shuts for Door<W> {
     fn shut(&self) {
         self.gate.turn(false);
     }
@@ -105,16 +112,20 @@ impl<L: Send + Sync> Shuts for Door<L> {
     }
 }
 
-/// A listener that an [`Acceptor`] can accept on. Sealed.
-pub trait Listener: sealed::Sealed + Send + Sync + 'static {
+/// A listener that an [`Acceptor`] can accept on: tokio's [`TcpListener`](::tokio::net::TcpListener) and
+/// [`UnixListener`](::tokio::net::UnixListener). Sealed.
+pub trait Listener: sealed::Sealed + 'static {
     /// An accepted connection.
     type Stream: Send + 'static;
     /// A peer's address.
     type Addr: Send + 'static;
+    /// What is waited for, and accepted on.
     #[doc(hidden)]
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Addr)>> + Send;
+    type Watched: Send + Sync + 'static;
     #[doc(hidden)]
-    fn local_addr(&self) -> io::Result<Self::Addr>;
+    fn accept(watched: &Self::Watched) -> impl Future<Output = io::Result<(Self::Stream, Self::Addr)>> + Send;
+    #[doc(hidden)]
+    fn local_addr(watched: &Self::Watched) -> io::Result<Self::Addr>;
 }
 
 mod sealed {
@@ -126,57 +137,102 @@ mod sealed {
 impl Listener for TcpListener {
     type Stream = TcpStream;
     type Addr = SocketAddr;
+    type Watched = Watched<std::net::TcpListener>;
 
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        TcpListener::accept(self).await
+    async fn accept(watched: &Self::Watched) -> io::Result<(TcpStream, SocketAddr)> {
+        let (socket, addr) = watched.accept().await?;
+        let addr = addr.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+        Ok((TcpStream::from_std(socket.into())?, addr))
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        TcpListener::local_addr(self)
+    fn local_addr(watched: &Self::Watched) -> io::Result<SocketAddr> {
+        watched.listener().local_addr()
     }
 }
 
 impl Listener for UnixListener {
     type Stream = UnixStream;
     type Addr = ::tokio::net::unix::SocketAddr;
+    type Watched = Watched<std::os::unix::net::UnixListener>;
 
-    async fn accept(&self) -> io::Result<(UnixStream, ::tokio::net::unix::SocketAddr)> {
-        UnixListener::accept(self).await
+    async fn accept(watched: &Self::Watched) -> io::Result<(UnixStream, ::tokio::net::unix::SocketAddr)> {
+        let (socket, addr) = watched.accept().await?;
+        // Most have no address.
+        let addr = addr.as_unix().map_or_else(|| std::os::unix::net::SocketAddr::from_pathname(""), Ok)?;
+        Ok((UnixStream::from_std(socket.into())?, addr.into()))
     }
 
-    fn local_addr(&self) -> io::Result<::tokio::net::unix::SocketAddr> {
-        UnixListener::local_addr(self)
+    fn local_addr(watched: &Self::Watched) -> io::Result<::tokio::net::unix::SocketAddr> {
+        watched.listener().local_addr().map(Into::into)
+    }
+}
+
+/// A listener that tokio waits for. tokio's own types leave it to O_NONBLOCK that `accept(2)` returns; this one asks first.
+#[derive(Debug)]
+pub struct Watched<S: AsRawFd>(AsyncFd<Arc<S>>);
+
+impl<S: AsFd + AsRawFd> Watched<S> {
+    // Deprecated for the reason that `super::Watched` gives.
+    #[allow(deprecated)]
+    pub(super) fn new(listener: S) -> io::Result<Watched<S>> {
+        AsyncFd::with_interest(Arc::new(listener), Interest::READABLE).map(Watched)
+    }
+
+    fn listener(&self) -> &Arc<S> {
+        self.0.get_ref()
+    }
+
+    /// Polled by one task at a time: the gate sees to it.
+    async fn accept(&self) -> io::Result<(socket2::Socket, SockAddr)> {
+        self.0.async_io(Interest::READABLE, |listener| try_accept(listener.as_fd())).await
+    }
+}
+
+/// The flag is every holder's to change; a connection that waits is taken by whoever accepts, which is us alone.
+// M137
+fn try_accept(listener: BorrowedFd<'_>) -> io::Result<(socket2::Socket, SockAddr)> {
+    if is_readable(listener) { socket::accept(listener) } else { Err(io::ErrorKind::WouldBlock.into()) }
+}
+
+impl<S: AsFd + AsRawFd> AsFd for Watched<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener().as_fd()
     }
 }
 
 /// A connection, and where it comes from.
 pub type Accepted<L> = (Connection<<L as Listener>::Stream>, <L as Listener>::Addr);
 
-impl<L> Acceptor<L> {
-    pub(super) fn new(listener: Arc<L>, connections: TaskTracker) -> Acceptor<L> {
-        let listener = RwLock::new(Some(listener));
-        Acceptor { door: Arc::new(Door { gate: Gate::default(), listener }), connections }
-    }
-
-    /// The listener. Do not keep it: its address is taken as long as somebody has it. `None` once this process has let it
+impl<L, S> Acceptor<L>
+where
+    L: Listener<Watched = Watched<S>>,
+    S: AsFd + AsRawFd,
+{
+    /// The listener, as the standard library has it: to set options on it. Do not keep it, since its address is taken as long
+    /// as somebody has it, and do not accept on it, since nobody counts what that takes. `None` once this process has let it
     /// go: another one has the service, or nobody.
-    pub fn listener(&self) -> Option<Arc<L>> {
-        self.door.listener()
-    }
-
-    pub(super) fn door(&self) -> Arc<Door<L>> {
-        Arc::clone(&self.door)
+    pub fn listener(&self) -> Option<Arc<S>> {
+        self.door.listener().map(|watched| Arc::clone(watched.listener()))
     }
 }
 
 impl<L: Listener> Acceptor<L> {
+    pub(super) fn new(watched: Arc<L::Watched>, connections: TaskTracker) -> Acceptor<L> {
+        let listener = RwLock::new(Some(watched));
+        Acceptor { door: Arc::new(Door { gate: Gate::default(), listener }), connections }
+    }
+
+    pub(super) fn door(&self) -> Arc<Door<L::Watched>> {
+        Arc::clone(&self.door)
+    }
+
     /// Where it listens.
     ///
     /// # Errors
     ///
     /// What `getsockname(2)` says, and [`NotConnected`](io::ErrorKind::NotConnected) once this process has let it go.
     pub fn local_addr(&self) -> io::Result<L::Addr> {
-        self.listener().ok_or(io::ErrorKind::NotConnected)?.local_addr()
+        L::local_addr(&*self.door.listener().ok_or(io::ErrorKind::NotConnected)?)
     }
 
     /// Waits for a connection; `None` once this process is superseded. Connections that wait in the kernel's queue
@@ -188,11 +244,11 @@ impl<L: Listener> Acceptor<L> {
     /// little, and accept again.
     pub async fn accept(&self) -> io::Result<Option<Accepted<L>>> {
         let gate = &self.door.gate;
-        let turns = gate.turns();
+        let turns = *gate.turns();
         // It is heard from here on, whether it is waited for yet or not.
         let mut bell = pin!(gate.bell.notified());
-        let Some(listener) = self.listener() else { return Ok(None) };
-        let mut accept = pin!(listener.accept());
+        let Some(listener) = self.door.listener() else { return Ok(None) };
+        let mut accept = pin!(L::accept(&listener));
         poll_fn(|cx| {
             loop {
                 // Counted before the gate can be shut: a drain that begins then waits for it.
@@ -314,12 +370,13 @@ mod tests {
     impl Listener for Busy {
         type Stream = ();
         type Addr = ();
+        type Watched = ();
 
-        async fn accept(&self) -> io::Result<((), ())> {
+        async fn accept((): &()) -> io::Result<((), ())> {
             Ok(((), ()))
         }
 
-        fn local_addr(&self) -> io::Result<()> {
+        fn local_addr((): &()) -> io::Result<()> {
             Ok(())
         }
     }
@@ -332,12 +389,13 @@ mod tests {
     impl Listener for Quiet {
         type Stream = ();
         type Addr = ();
+        type Watched = ();
 
-        async fn accept(&self) -> io::Result<((), ())> {
+        async fn accept((): &()) -> io::Result<((), ())> {
             std::future::pending().await
         }
 
-        fn local_addr(&self) -> io::Result<()> {
+        fn local_addr((): &()) -> io::Result<()> {
             Ok(())
         }
     }
@@ -345,7 +403,7 @@ mod tests {
     /// A process that serves again may hear late that it was to stop.
     #[test]
     fn a_late_bell_ends_only_what_waited_when_the_gate_was_shut() {
-        let acceptor = Acceptor::new(Arc::new(Quiet), TaskTracker::new());
+        let acceptor = Acceptor::<Quiet>::new(Arc::new(()), TaskTracker::new());
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut before = Box::pin(acceptor.accept());
         assert!(before.as_mut().poll(&mut cx).is_pending());
@@ -369,7 +427,7 @@ mod tests {
         const ROUNDS: usize = 50_000;
 
         let runtime = ::tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let acceptors: Vec<_> = (0..ROUNDS).map(|_| Acceptor::new(Arc::new(Busy), TaskTracker::new())).collect();
+        let acceptors: Vec<_> = (0..ROUNDS).map(|_| Acceptor::<Busy>::new(Arc::new(()), TaskTracker::new())).collect();
         let round = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let counts = scope.spawn(|| {

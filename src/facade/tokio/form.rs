@@ -1,23 +1,23 @@
 //! What the form for tokio is made of.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::accept::{Acceptor, Counted, Listener};
+use super::accept::{Acceptor, Counted, Listener, Watched};
 use crate::facade::form::{Form, Gated, Tokio, sealed};
 
 impl sealed::Sealed for Tokio {}
 
 impl Form for Tokio {
-    type Acceptor<L> = Acceptor<L>;
+    type TcpAcceptor = Acceptor<TcpListener>;
+    type UnixAcceptor = Acceptor<UnixListener>;
     type TcpListener = TcpListener;
     type UdpSocket = UdpSocket;
-    type UnixListener = UnixListener;
     type UnixDatagram = UnixDatagram;
     type Counted = Counted;
     type Connections = TaskTracker;
@@ -58,7 +58,8 @@ impl Form for Tokio {
         listener: std::net::TcpListener,
         connections: &TaskTracker,
     ) -> io::Result<Gated<Acceptor<TcpListener>>> {
-        Ok(gated(Tokio::tcp_listener(listener)?, connections))
+        listener.set_nonblocking(true)?;
+        gated(listener, connections)
     }
 
     fn accept_unix(
@@ -66,14 +67,18 @@ impl Form for Tokio {
         connections: &TaskTracker,
     ) -> io::Result<Gated<Acceptor<UnixListener>>> {
         listener.set_nonblocking(true)?;
-        Ok(gated(UnixListener::from_std(listener)?, connections))
+        gated(listener, connections)
     }
 }
 
-fn gated<L: Listener + AsFd>(listener: L, connections: &TaskTracker) -> Gated<Acceptor<L>> {
-    let listener = Arc::new(listener);
+fn gated<L, S>(listener: S, connections: &TaskTracker) -> io::Result<Gated<Acceptor<L>>>
+where
+    L: Listener<Watched = Watched<S>>,
+    S: AsFd + AsRawFd + Send + Sync + 'static,
+{
+    let listener = Arc::new(Watched::new(listener)?);
     let acceptor = Acceptor::new(Arc::clone(&listener), connections.clone());
-    Gated { gate: acceptor.door(), listener, acceptor }
+    Ok(Gated { gate: acceptor.door(), listener, acceptor })
 }
 
 /// The term that this process is in: another one when it serves again.
