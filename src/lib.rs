@@ -51,6 +51,7 @@
 //! it takes to be safe:
 //!
 //! - **The name finds the socket**, not the address. A new address needs a new name.
+//! - **A listener of your own** (passed by systemd, or made in another way) goes through [`Starting::listener_or_else`].
 //! - **Accept with the [`Acceptor`]** that `tcp_listener` gives. It stops by itself, and counts connections, so the drain
 //!   knows when the last one has ended. Whatever else takes in work is to end on [`Handle::is_superseded`].
 //! - **Connections that are kept** belong to the process that accepted them. Tell the client that this is the last

@@ -7,11 +7,12 @@
 use std::fmt::Debug;
 use std::io;
 use std::net;
+use std::os::fd::AsFd;
 use std::os::unix::net as unix;
 use std::sync::Arc;
 
 use super::registry::Shuts;
-use crate::driver::descriptor::Shared;
+use crate::driver::descriptor::{Inheritable, Shared};
 
 pub use super::connection::Connection;
 pub use super::handle::Handle;
@@ -72,6 +73,32 @@ pub trait Form: sealed::Sealed + Debug + Sized + 'static {
         listener: unix::UnixListener,
         connections: &Self::Connections,
     ) -> io::Result<Gated<Self::UnixAcceptor>>;
+}
+
+/// A listener of the standard library's that becomes what the form accepts on:
+/// [`Starting::listener_or_else`](crate::form::Starting::listener_or_else) is given one. Sealed.
+pub trait IntoAcceptor<F: Form>: Inheritable + AsFd {
+    /// What accepts on it.
+    type Acceptor;
+
+    #[doc(hidden)]
+    fn gated(self, connections: &F::Connections) -> io::Result<Gated<Self::Acceptor>>;
+}
+
+impl<F: Form> IntoAcceptor<F> for net::TcpListener {
+    type Acceptor = F::TcpAcceptor;
+
+    fn gated(self, connections: &F::Connections) -> io::Result<Gated<F::TcpAcceptor>> {
+        F::accept_tcp(self, connections)
+    }
+}
+
+impl<F: Form> IntoAcceptor<F> for unix::UnixListener {
+    type Acceptor = F::UnixAcceptor;
+
+    fn gated(self, connections: &F::Connections) -> io::Result<Gated<F::UnixAcceptor>> {
+        F::accept_unix(self, connections)
+    }
 }
 
 /// An acceptor, and what the registry keeps of it.

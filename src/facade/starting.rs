@@ -19,7 +19,7 @@ use crate::driver::launch::Launch;
 use crate::driver::steward::{Application, Steward};
 use crate::driver::worker::Surround;
 use crate::error::{Error, Result};
-use crate::facade::form::{Form, Gated};
+use crate::facade::form::{Form, Gated, IntoAcceptor};
 use crate::facade::inheritance::{Inheritance, waiting_on};
 use crate::facade::registry::{self, Registry};
 use crate::facade::{Announcer, Plan};
@@ -270,6 +270,43 @@ impl<F: Form> Starting<F> {
             let (facts, taken) = it.inheritance.inherited.take_or_make(name, make)?;
             it.keep(name, &taken, facts.path)?;
             Ok(taken)
+        })
+    }
+
+    /// The inherited listener of this name, or else what `make` makes: one that a service manager has passed, or that was made in a
+    /// way that [`Starting::tcp_listener_with`] has no room for. It is accepted on as any other, and offered to each successor.
+    ///
+    /// `make` gives a [`TcpListener`](std::net::TcpListener) or a [`UnixListener`](std::os::unix::net::UnixListener) of the standard
+    /// library's; tokio's have `into_std`. The address of an inherited one is not compared with anything, and the path of a Unix
+    /// listener is the program's own to remove.
+    ///
+    /// ```no_run
+    /// # fn passed() -> std::io::Result<std::net::TcpListener> { std::net::TcpListener::bind("127.0.0.1:0") }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut starting = fd_handoff::Handoff::builder("/run/app/handoff.sock").start()?;
+    /// let http = starting.listener_or_else("http", || passed())?;          // asked on a cold start, or where it is new
+    /// while let Some((connection, peer)) = http.accept()? {
+    ///     # let _ = (connection, peer);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Inheritance::take`], what `make` says, and [`Error::WrongKind`] where what it makes does not listen.
+    pub fn listener_or_else<L, E>(&mut self, name: &str, make: impl FnOnce() -> Result<L, E>) -> Result<L::Acceptor>
+    where
+        L: IntoAcceptor<F>,
+        E: Into<std::io::Error>,
+    {
+        self.under(name, |it| {
+            let (facts, listener) = it.inheritance.inherited.take_or_make(name, make)?;
+            if !L::KINDS.contains(&facts.kind) {
+                return Err(Error::WrongKind { name: facts.name.clone(), found: facts.kind, wanted: L::KINDS });
+            }
+            let gated = listener.gated(&it.connections).map_err(waiting_on(name))?;
+            Ok(it.accept_behind(facts, gated))
         })
     }
 

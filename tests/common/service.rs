@@ -87,6 +87,15 @@ impl Door {
         .unwrap()
     }
 
+    /// What the kernel knows it by.
+    pub(crate) fn inode(&self) -> u64 {
+        match self {
+            Door::Blocking(it) => super::raw::inode(it),
+            #[cfg(feature = "tokio")]
+            Door::Tokio(it, _) => super::raw::inode(&*it.listener().unwrap()),
+        }
+    }
+
     /// A counted connection; `None` when superseded.
     pub(crate) fn accept(&self) -> Option<(TcpStream, Counted)> {
         match self {
@@ -216,6 +225,38 @@ impl Starting {
         make: impl FnOnce() -> std::io::Result<T>,
     ) -> Result<T> {
         call!(self, it => it.take_or_else(name, make))
+    }
+
+    pub(crate) fn tcp_or_else(
+        &mut self,
+        name: &str,
+        make: impl FnOnce() -> std::io::Result<TcpListener>,
+    ) -> Result<Door> {
+        match self {
+            Starting::Blocking(it) => it.listener_or_else(name, make).map(Door::Blocking),
+            #[cfg(feature = "tokio")]
+            Starting::Tokio(it, runtime) => {
+                let _inside = runtime.enter();
+                let acceptor = it.listener_or_else(name, make);
+                acceptor.map(|acceptor| Door::Tokio(acceptor, Arc::clone(runtime)))
+            }
+        }
+    }
+
+    pub(crate) fn unix_or_else(
+        &mut self,
+        name: &str,
+        make: impl FnOnce() -> std::io::Result<UnixListener>,
+    ) -> Result<UnixDoor> {
+        match self {
+            Starting::Blocking(it) => it.listener_or_else(name, make).map(UnixDoor::Blocking),
+            #[cfg(feature = "tokio")]
+            Starting::Tokio(it, runtime) => {
+                let _inside = runtime.enter();
+                let acceptor = it.listener_or_else(name, make);
+                acceptor.map(|acceptor| UnixDoor::Tokio(acceptor, Arc::clone(runtime)))
+            }
+        }
     }
 
     pub(crate) fn take_all<T: Inheritable>(&mut self, name: &str) -> Result<Vec<T>> {
