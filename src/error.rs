@@ -121,6 +121,8 @@ pub enum Error {
     Garbled(WireError),
     /// The control object was closed, or its service has been handed over.
     Closed,
+    /// This process was told to stop before it served, by [`Handle::stop`](crate::form::Handle::stop). Its predecessor serves on.
+    Stopped,
 }
 
 /// What is wrong with a control socket's path.
@@ -252,6 +254,7 @@ impl fmt::Display for Error {
             }
             Error::Garbled(what) => write!(f, "this is no fd-handoff service: {what}"),
             Error::Closed => f.write_str("this generation no longer owns the control socket"),
+            Error::Stopped => f.write_str("this process was told to stop before it served"),
         }
     }
 }
@@ -597,6 +600,7 @@ mod tests {
             Error::NoAnswer { after: Duration::from_secs(1) },
             Error::Garbled(WireError::TooLong),
             Error::Closed,
+            Error::Stopped,
         ];
         all.extend(path_problems().into_iter().map(|problem| Error::Path { path: "/run/app.sock".into(), problem }));
         all.extend(state_errors().into_iter().map(Error::State));
@@ -619,7 +623,8 @@ mod tests {
             | Error::Disconnected
             | Error::NoAnswer { .. }
             | Error::Garbled(_)
-            | Error::Closed => all,
+            | Error::Closed
+            | Error::Stopped => all,
         }
     }
 
@@ -646,7 +651,7 @@ mod tests {
     #[test]
     fn the_lists_of_this_test_have_every_variant() {
         let kinds: HashSet<_> = errors().iter().map(discriminant).collect();
-        assert_eq!(kinds.len(), 19);
+        assert_eq!(kinds.len(), 20);
         assert_eq!(path_problems().iter().map(discriminant).collect::<HashSet<_>>().len(), 9);
         assert_eq!(state_errors().iter().map(discriminant).collect::<HashSet<_>>().len(), 10);
     }

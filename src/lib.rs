@@ -53,7 +53,8 @@
 //! - **The name finds the socket**, not the address. A new address needs a new name.
 //! - **A listener of your own** (passed by systemd, or made in another way) goes through [`Starting::listener_or_else`].
 //! - **Accept with the [`Acceptor`]** that `tcp_listener` gives. It stops by itself, and counts connections, so the drain
-//!   knows when the last one has ended. Whatever else takes in work is to end on [`Handle::is_superseded`].
+//!   knows when the last one has ended. Whatever else takes in work is to end on [`Handle::is_superseded`];
+//!   [`Starting::handle`] has one for tasks that are set up before `ready`.
 //! - **Connections that are kept** belong to the process that accepted them. Tell the client that this is the last
 //!   answer once `is_superseded`, with `Connection: close` in HTTP/1.1: otherwise they are cut at the drain deadline,
 //!   and a request that is just on its way is lost.
@@ -166,7 +167,7 @@
 //!
 //! | told to stop | then |
 //! | --- | --- |
-//! | a process that initialises | it ends; the predecessor hears why, and serves on |
+//! | a process that initialises | it ends; the predecessor hears why, and serves on. By [`Handle::stop`]: `ready` gives [`Error::Stopped`] |
 //! | one that serves | it drains, and [`Handoff::finish`] gives [`Finish::Exit`] |
 //! | one whose successor initialises | a successor that it has started is ended, and the upgrade cancelled; one that was started elsewhere takes over if it is ready within the drain time |
 //! | one that drains | it goes on; told a second time, it ends now |

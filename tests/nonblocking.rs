@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::child::{self, Child, Parent};
 use common::raw::Raw;
-use common::{Form, PATIENCE, Place, config, forms, pairings, place};
+use common::{Form, Place, config, forms, pairings, place};
 use fd_handoff::client::{Client, Status};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::json;
@@ -122,14 +122,6 @@ fn make_blocking(listeners: &[OwnedFd]) {
     }
 }
 
-/// Waits until the predecessor has put an attempt into its history.
-fn await_attempts(path: &Path, count: usize) {
-    let began = Instant::now();
-    while status(path).history.len() < count {
-        assert!(began.elapsed() < PATIENCE, "no attempt has ended");
-    }
-}
-
 // M137, M138
 fn a_successor_that_makes_everything_blocking_and_fails(form: Form) {
     let Place { directory: _directory, path } = place();
@@ -140,7 +132,7 @@ fn a_successor_that_makes_everything_blocking_and_fails(form: Form) {
     assert_serves(addr, &path);
 
     raw.say(&json!({"type": "abort", "code": "application", "reason": "it fails"}));
-    await_attempts(&path, 1);
+    common::await_attempts(&path, 1);
     assert!(listeners.iter().all(is_nonblocking));
     // One that is still alive may do so at any time.
     make_blocking(&listeners);
@@ -159,7 +151,7 @@ fn a_successor_that_makes_everything_blocking_and_dies_after_the_release(form: F
     raw.expect("release");
     make_blocking(&listeners);
     raw.say(&json!({"type": "abort", "code": "application", "reason": "it fails"}));
-    await_attempts(&path, 1);
+    common::await_attempts(&path, 1);
     assert!(listeners.iter().all(is_nonblocking));
     make_blocking(&listeners);
     assert_serves(addr, &path);
@@ -174,7 +166,7 @@ fn a_successor_of_ours_leaves_the_flag_alone(old: Form, new: Form) {
     assert!(is_nonblocking(&listener));
     assert_serves(addr, &path);
     drop(inheritance);
-    await_attempts(&path, 1);
+    common::await_attempts(&path, 1);
     assert!(is_nonblocking(&listener));
 }
 

@@ -60,6 +60,9 @@ pub struct Leaving {
 }
 
 impl Lifecycle {
+    /// Why no upgrade begins before the service is this generation's.
+    pub const NOT_YET: &str = "this process does not serve yet";
+
     /// A generation that does not own the service yet.
     pub fn new(number: u64, pid: u32, operated: bool) -> Lifecycle {
         Lifecycle {
@@ -156,6 +159,9 @@ impl Lifecycle {
     pub fn ask_upgrade(&mut self, now: Instant) -> Result<(), String> {
         if self.left.is_some() {
             return Err("this process has stopped, or handed the service over".to_owned());
+        }
+        if !self.owned {
+            return Err(Lifecycle::NOT_YET.to_owned());
         }
         self.desk().busy().map_or(Ok(()), Err)?;
         self.upgrade = Some(now);

@@ -511,7 +511,7 @@ impl Giving {
         // Where this process has let everything go, something else has the numbers.
         if !self.generation.has_let_go() {
             std::mem::take(&mut self.flags).restore(table);
-            restore(self.generation.listener.as_fd(), true);
+            restore(self.generation.control().listener.as_fd(), true);
         }
     }
 

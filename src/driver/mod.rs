@@ -16,6 +16,7 @@ pub(crate) mod launch;
 pub(crate) mod named;
 pub(crate) mod place;
 pub(crate) mod reception;
+pub(crate) mod seat;
 pub(crate) mod signals;
 pub(crate) mod steward;
 pub(crate) mod taking;

@@ -1,19 +1,20 @@
 //! What other threads and tasks can do with a service, in either form.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
-use crate::driver::generation::Generation;
+use crate::driver::seat::Seat;
 use crate::error::Result;
 use crate::facade::form::Form;
 use crate::facade::registry::{self, Registry};
 
 /// What other threads or tasks can do with a service: [`crate::Handle`], and [`crate::tokio::Handle`] on tokio.
+///
+/// [`Starting::handle`](crate::form::Starting::handle) gives one before this process serves, and the same service is meant later.
 #[derive(Debug)]
 pub struct Handle<F: Form> {
     pub(super) registry: Registry,
     pub(super) connections: F::Connections,
-    pub(super) generation: Arc<Generation>,
+    pub(super) seat: Seat,
     pub(super) term: F::Term,
 }
 
@@ -23,7 +24,7 @@ impl<F: Form> Clone for Handle<F> {
         Handle {
             registry: self.registry.clone(),
             connections: self.connections.clone(),
-            generation: Arc::clone(&self.generation),
+            seat: self.seat.clone(),
             term: self.term.clone(),
         }
     }
@@ -49,11 +50,14 @@ impl<F: Form> Handle<F> {
 
     /// Stops the service: it accepts nothing more, drains, and [`Finish::Exit`](crate::Finish) is what it ends with. Whoever says so
     /// again, by this call, a signal or at the control socket, has it wait for nothing any more.
+    ///
+    /// Before this process serves, it is the start that ends: `ready` gives [`Error::Stopped`](crate::Error::Stopped), and the
+    /// predecessor serves on, and hears why.
     pub fn stop(&self) {
-        self.generation.ask_stop();
+        self.seat.ask_stop();
     }
 
-    /// Names another socket or file, and offers it to each successor, in the place of those that had the name. It is
+    /// Names another socket or file, before this process serves or later, and offers it to each successor, in the place of those that had the name. It is
     /// duplicated: it stays open here until it is [forgotten](Handle::forget).
     ///
     /// # Errors
@@ -69,12 +73,12 @@ impl<F: Form> Handle<F> {
     ///
     /// As there.
     pub fn register_group<'a, T: AsFd + 'a>(&self, name: &str, fds: impl IntoIterator<Item = &'a T>) -> Result<()> {
-        registry::register_group(&self.registry, &self.generation, name, fds)
+        registry::register_group(&self.registry, &self.seat, name, fds)
     }
 
     /// Stops accepting on the sockets of this name, and no longer offers them: the service gives a part of itself up,
     /// and serves on with the rest. Returns whether there were any.
     pub fn forget(&self, name: &str) -> bool {
-        registry::forget(&self.registry, &self.generation, name)
+        registry::forget(&self.registry, &self.seat, name)
     }
 }

@@ -17,8 +17,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::core::wire::{Entry, FileId, Name};
 use crate::driver::bound::Bound;
 use crate::driver::descriptor::{Inheritable, Shared, application_name, named};
-use crate::driver::generation::Generation;
 use crate::driver::giving::Offer;
+use crate::driver::seat::Seat;
 use crate::driver::taking::Inherited;
 use crate::error::{Error, Result};
 
@@ -172,7 +172,7 @@ pub(crate) fn offer(table: &Table) -> Offer<'static> {
 
 pub(crate) fn register_group<'a, T: AsFd + 'a>(
     registry: &Registry,
-    generation: &Generation,
+    seat: &Seat,
     name: &str,
     fds: impl IntoIterator<Item = &'a T>,
 ) -> Result<()> {
@@ -183,14 +183,14 @@ pub(crate) fn register_group<'a, T: AsFd + 'a>(
     }
     // Whatever it is, others have bound it, or it has no path of its own: an accepted connection shows its listener's.
     let before = registry.add(name, copies, None)?;
-    generation.rename(name, before, &entries);
+    seat.rename(name, before, entries);
     Ok(())
 }
 
 /// [`Registry::remove`], and out of `status`.
-pub(crate) fn forget(registry: &Registry, generation: &Generation, name: &str) -> bool {
+pub(crate) fn forget(registry: &Registry, seat: &Seat, name: &str) -> bool {
     let removed = registry.remove(name);
-    generation.rename(name, removed, &[]);
+    seat.rename(name, removed, Vec::new());
     removed > 0
 }
 

@@ -16,10 +16,12 @@ use crate::driver::early_stop::EarlyStop;
 use crate::driver::generation::Generation;
 use crate::driver::hooks::{Hook, Hooks};
 use crate::driver::launch::Launch;
+use crate::driver::seat::Seat;
 use crate::driver::steward::{Application, Steward};
 use crate::driver::worker::Surround;
 use crate::error::{Error, Result};
 use crate::facade::form::{Form, Gated, IntoAcceptor};
+use crate::facade::handle::Handle;
 use crate::facade::inheritance::{Inheritance, waiting_on};
 use crate::facade::registry::{self, Registry};
 use crate::facade::{Announcer, Plan};
@@ -33,8 +35,7 @@ use crate::state::State;
 #[derive(Debug)]
 pub struct Starting<F: Form> {
     pub(super) inheritance: Inheritance<F>,
-    pub(super) registry: Registry,
-    pub(super) connections: F::Connections,
+    pub(super) handle: Handle<F>,
     pub(super) hooks: Hooks,
     pub(super) launch: Launch,
     pub(super) announcer: Announcer,
@@ -45,8 +46,7 @@ pub struct Starting<F: Form> {
 
 /// What goes from a service that initialises to the one that serves.
 pub(super) struct Parts<F: Form> {
-    pub(super) registry: Registry,
-    pub(super) connections: F::Connections,
+    pub(super) handle: Handle<F>,
     pub(super) hooks: Hooks,
     pub(super) launch: Launch,
     pub(super) announcer: Announcer,
@@ -63,10 +63,15 @@ impl<F: Form> Starting<F> {
         inheritance.inherited.operated = true;
         early.leave_behind(inheritance.inherited.last_words());
         let connections = F::connections().map_err(Error::io("count connections"));
+        let connections = inheritance.inherited.noted(connections)?;
         Ok(Starting {
-            connections: inheritance.inherited.noted(connections)?,
             inheritance,
-            registry: Registry::default(),
+            handle: Handle {
+                registry: Registry::default(),
+                connections,
+                seat: Seat::default(),
+                term: F::Term::default(),
+            },
             hooks: Hooks::default(),
             launch: how.operation.launch,
             announcer: how.announcer,
@@ -82,8 +87,9 @@ impl<F: Form> Starting<F> {
         surround: Option<Surround>,
         ending: Duration,
     ) -> impl FnOnce(&Arc<Generation>) -> Result<Steward> {
-        let Parts { registry, connections, hooks, launch, announcer, drain } = parts;
+        let Parts { handle: Handle { registry, connections, seat, .. }, hooks, launch, announcer, drain } = parts;
         move |generation| {
+            seat.take(generation)?;
             let (sockets, held, bound) = (registry.clone(), registry.clone(), registry);
             generation.holds(move |stand_in| held.let_go(stand_in));
             let announcing = announcer.clone();
@@ -103,6 +109,13 @@ impl<F: Form> Starting<F> {
             };
             Steward::appoint(Arc::clone(generation), launch, application)
         }
+    }
+
+    /// What other threads and tasks can do with the service, those that are set up before it serves as well. It is the same as
+    /// `Handoff::handle` gives later: who waits on it for the end of the service hears of it, what is registered is offered to
+    /// each successor, and [`stop`](Handle::stop) ends this start. An upgrade is refused until this process serves.
+    pub fn handle(&self) -> Handle<F> {
+        self.handle.clone()
     }
 
     /// Whether nobody was there to inherit from.
@@ -137,7 +150,7 @@ impl<F: Form> Starting<F> {
     ) -> Result<F::TcpAcceptor> {
         self.under(name, |it| {
             let (facts, listener) = registry::tcp_listener(&mut it.inheritance.inherited, name, addr, &mut options)?;
-            let gated = F::accept_tcp(listener, &it.connections).map_err(waiting_on(name))?;
+            let gated = F::accept_tcp(listener, &it.handle.connections).map_err(waiting_on(name))?;
             Ok(it.accept_behind(facts, gated))
         })
     }
@@ -197,7 +210,7 @@ impl<F: Form> Starting<F> {
         self.under(name, |it| {
             let inherited = &mut it.inheritance.inherited;
             let (facts, listener) = registry::unix_socket(inherited, name, path.as_ref(), Type::STREAM, &mut options)?;
-            let gated = F::accept_unix(listener, &it.connections).map_err(waiting_on(name))?;
+            let gated = F::accept_unix(listener, &it.handle.connections).map_err(waiting_on(name))?;
             Ok(it.accept_behind(facts, gated))
         })
     }
@@ -305,7 +318,7 @@ impl<F: Form> Starting<F> {
             if !L::KINDS.contains(&facts.kind) {
                 return Err(Error::WrongKind { name: facts.name.clone(), found: facts.kind, wanted: L::KINDS });
             }
-            let gated = listener.gated(&it.connections).map_err(waiting_on(name))?;
+            let gated = listener.gated(&it.handle.connections).map_err(waiting_on(name))?;
             Ok(it.accept_behind(facts, gated))
         })
     }
@@ -349,16 +362,16 @@ impl<F: Form> Starting<F> {
 
     /// Runs a call of the application's for a name that is free, and remembers why it failed.
     fn under<T>(&mut self, name: &str, call: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let done = self.registry.claim(name).and_then(|()| call(self));
+        let done = self.handle.registry.claim(name).and_then(|()| call(self));
         self.inheritance.inherited.noted(done)
     }
 
     fn accept_behind<A>(&mut self, facts: Arc<Entry>, gated: Gated<A>) -> A {
-        self.registry.add_listener(facts, gated.listener, gated.gate);
+        self.handle.registry.add_listener(facts, gated.listener, gated.gate);
         gated.acceptor
     }
 
     fn keep(&mut self, name: &str, fd: &impl AsFd, path: Option<FileId>) -> Result<()> {
-        self.registry.add(name, vec![registry::copy(name, fd)?], path).map(|_| ())
+        self.handle.registry.add(name, vec![registry::copy(name, fd)?], path).map(|_| ())
     }
 }

@@ -489,3 +489,11 @@ pub(crate) fn is_root() -> bool {
     }
     root
 }
+
+/// Waits until the predecessor has put an attempt into its history.
+pub(crate) fn await_attempts(path: &Path, count: usize) {
+    let began = Instant::now();
+    while fd_handoff::client::Client::connect(path).unwrap().status().unwrap().history.len() < count {
+        assert!(began.elapsed() < PATIENCE, "no attempt has ended");
+    }
+}

@@ -267,6 +267,14 @@ impl Starting {
         call!(self, it => it.generation())
     }
 
+    pub(crate) fn handle(&self) -> Handle {
+        match self {
+            Starting::Blocking(it) => Handle::Blocking(it.handle()),
+            #[cfg(feature = "tokio")]
+            Starting::Tokio(it, runtime) => Handle::Tokio(it.handle(), Arc::clone(runtime)),
+        }
+    }
+
     /// The snapshot's bytes as text.
     pub(crate) fn text(&self) -> Option<String> {
         let decode = |state: &Received| Ok(super::text(state));

@@ -30,6 +30,14 @@ fn an_upgrade_is_busy_with_itself_a_handoff_and_a_stop() {
 }
 
 #[test]
+fn no_upgrade_begins_before_the_service_is_owned() {
+    let mut life = Lifecycle::new(2, 22, true);
+    assert_eq!(life.ask_upgrade(Instant::now()), Err(Lifecycle::NOT_YET.to_owned()));
+    life.own(VecDeque::new(), None);
+    assert_eq!(life.ask_upgrade(Instant::now()), Ok(()));
+}
+
+#[test]
 fn whoever_comes_too_late_is_not_told_to_try_again_by_one_that_has_stopped() {
     let desk = |how| {
         let mut life = serving();

@@ -19,7 +19,11 @@ use crate::driver::place::{self};
 use crate::driver::reception::Reception;
 use crate::driver::signals::Caught;
 use crate::error::{Error, Result};
+use crate::sys::event::Interest;
 use crate::sys::{file, limits, process};
+
+/// Beside the link's own.
+const REQUESTS: u64 = u64::MAX;
 
 impl Inherited {
     /// Closes what nobody took, and acquires all that it takes to own the service. The reception is to be driven from here
@@ -50,6 +54,11 @@ impl Inherited {
         let reception = Reception::new(Arc::clone(&generation), signals, predecessor.map(AsRef::as_ref))
             .map_err(Error::io("set up the control socket"));
         let reception = self.source.noted(reception)?;
+        if let Some(link) = self.source.link() {
+            // Whoever tells this process to stop before it serves is heard where the release is waited for.
+            let watched = link.poller().add(generation.requests.as_fd(), REQUESTS, Interest::Read);
+            self.source.noted(watched.map_err(Error::io("watch for a stop")))?;
+        }
         Ok((Prepared { generation, source: self.source }, reception))
     }
 }
@@ -133,6 +142,9 @@ impl Readied {
             return Some(Err(Error::from_cause(cause, true)));
         }
         let Some(link) = &mut claim.link else { return Some(Ok(nothing)) };
+        if self.generation.is_stopping() {
+            return Some(self.source.noted(Err(Error::Stopped)));
+        }
         while let Some(event) = link.step(Instant::now(), &[]) {
             match event {
                 Event::Released { state, release } => return Some(Ok(Takeover { state, release })),
@@ -182,6 +194,8 @@ impl Readied {
             let _ = place::listen(generation.control().listener.as_fd());
             legacy.history = history;
             let link = claim.link.take();
+            // From here on they are the steward's.
+            link.iter().for_each(|link| link.poller().remove(generation.requests.as_fd()));
             if orphaned {
                 tracing::warn!(
                     event = "orphaned",

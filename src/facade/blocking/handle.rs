@@ -17,11 +17,12 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] with the code `busy` where an upgrade or a handoff is under way.
+    /// [`Error::Refused`] with the code `busy` where an upgrade or a handoff is under way, or this process does not
+    /// serve yet.
     pub fn upgrade(&self) -> Result<Attempt> {
         let (sender, outcome) = mpsc::channel();
         let tell = Box::new(move |attempt| drop(sender.send(attempt)));
-        self.generation.call_upgrade(tell)?;
+        self.seat.call_upgrade(tell)?;
         outcome.recv().map_err(|_| Error::Closed)
     }
 

@@ -2,8 +2,10 @@
 //! control socket.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use crate::config::Config;
+use crate::driver::generation::Generation;
 use crate::driver::steward::{Duty, Over, Steward};
 use crate::error::{Failure, StateError};
 use crate::facade::blocking::handle::Handle;
@@ -44,6 +46,7 @@ use crate::sys::event::wait_readable;
 #[derive(Debug)]
 pub struct Handoff {
     pub(super) control: Option<Control>,
+    pub(super) generation: Arc<Generation>,
     pub(super) steward: Steward,
     pub(super) handle: Handle,
     pub(super) announcer: Announcer,
@@ -102,7 +105,7 @@ impl Handoff {
         }
         if !self.superseded {
             // Told already, it is not to be told twice: that would end it at once.
-            if !self.handle.generation.is_stopping() {
+            if !self.generation.is_stopping() {
                 self.handle.stop();
             }
             self.superseded();
@@ -149,7 +152,7 @@ impl Handoff {
 
     /// This process's generation, from 1.
     pub fn generation(&self) -> u64 {
-        self.handle.generation.number
+        self.generation.number
     }
 
     /// The state that the predecessor sent with its release, once: what had changed since the snapshot.
@@ -158,7 +161,7 @@ impl Handoff {
     ///
     /// As [`Control::final_state`].
     pub fn final_state(&self) -> Result<Option<Received>, StateError> {
-        self.handle.generation.take_final_state()
+        self.generation.take_final_state()
     }
 
     /// Has `absorb` called with each of the predecessor's farewells, one after the other, on a thread of its own, while
@@ -186,7 +189,7 @@ impl Handoff {
 
     fn supersede(&mut self) {
         self.superseded = true;
-        if self.handle.generation.is_stopping() {
+        if self.generation.is_stopping() {
             self.announcer.stopping();
         }
         self.handle.supersede();

@@ -7,8 +7,6 @@ use crate::driver::early_stop::EarlyStop;
 use crate::driver::signals::Caught;
 use crate::error::{Result, StateError};
 use crate::facade::HandoffBuilder;
-use crate::facade::blocking::form::Term;
-use crate::facade::blocking::handle::Handle;
 use crate::facade::blocking::handoff::Handoff;
 use crate::facade::blocking::receive::handoff_receive;
 use crate::facade::form::{self, Blocking};
@@ -63,19 +61,19 @@ impl Starting {
     ///
     /// # Errors
     ///
-    /// As [`Inheritance::ready`](crate::Inheritance::ready).
+    /// As [`Inheritance::ready`](crate::Inheritance::ready), and [`Error::Stopped`](crate::Error::Stopped) where
+    /// [`Handle::stop`](crate::form::Handle::stop) was called before this process served.
     pub fn ready(self) -> Result<Handoff> {
-        let Starting { inheritance, registry, connections, hooks, launch, announcer, drain, early } = self;
+        let Starting { inheritance, handle, hooks, launch, announcer, drain, early } = self;
         early.is_ready();
-        let (sockets, counted, announcing) = (registry.clone(), connections.clone(), announcer.clone());
-        let parts = Parts { registry, connections, hooks, launch, announcer, drain };
+        let announcing = announcer.clone();
+        let parts = Parts { handle: handle.clone(), hooks, launch, announcer, drain };
         // Nobody can tell a thread that blocks to end its connection.
         let steward = Starting::steward(parts, None, Duration::ZERO);
         let (control, mut steward) = inheritance.ready_with(Some(Arc::clone(early.caught())), steward)?;
         drop(early);
         steward.announce();
         let generation = Arc::clone(control.inner());
-        let handle = Handle { registry: sockets, connections: counted, generation, term: Term::default() };
-        Ok(Handoff { control: Some(control), steward, handle, announcer: announcing, superseded: false })
+        Ok(Handoff { control: Some(control), generation, steward, handle, announcer: announcing, superseded: false })
     }
 }

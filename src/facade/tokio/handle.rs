@@ -46,7 +46,7 @@ impl Handle {
     pub async fn upgrade(&self) -> Result<Attempt> {
         let (sender, outcome) = oneshot::channel();
         // Whoever asked may have gone.
-        self.generation.call_upgrade(Box::new(move |attempt| drop(sender.send(attempt))))?;
+        self.seat.call_upgrade(Box::new(move |attempt| drop(sender.send(attempt))))?;
         outcome.await.map_err(|_| Error::Closed)
     }
 

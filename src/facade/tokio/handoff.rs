@@ -11,6 +11,7 @@ use super::Watched;
 use super::handle::Handle;
 use super::listen::Control;
 use crate::config::Config;
+use crate::driver::generation::Generation;
 use crate::driver::steward::{Duty, Over, Steward};
 use crate::error::{Failure, Result, StateError};
 use crate::facade::{Announcer, Finish, HandoffBuilder};
@@ -56,6 +57,7 @@ pub(super) const ENDING: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Handoff {
     control: Option<Control>,
+    generation: Arc<Generation>,
     /// There until this process first waits to be superseded.
     idle: Option<Idle>,
     desk: Arc<Desk>,
@@ -172,7 +174,8 @@ impl Handoff {
     }
 
     pub(super) fn new(control: Control, steward: Idle, handle: Handle, announcer: Announcer) -> Handoff {
-        Handoff { control: Some(control), idle: Some(steward), desk: Arc::default(), handle, announcer }
+        let generation = Arc::clone(control.inner());
+        Handoff { control: Some(control), generation, idle: Some(steward), desk: Arc::default(), handle, announcer }
     }
 
     /// Completes when this process is to stop accepting: a successor is ready, or the service was told to stop.
@@ -212,7 +215,7 @@ impl Handoff {
         self.attend();
         let superseded = self.handle.term().superseding.is_cancelled() || self.desk.state().over.is_some();
         // Told already, it is not to be told twice: that would end it at once.
-        if !superseded && !self.handle.generation.is_stopping() {
+        if !superseded && !self.generation.is_stopping() {
             self.handle.stop();
         }
         self.desk.proceed();
@@ -333,7 +336,7 @@ impl Handoff {
 
     /// This process's generation, from 1.
     pub fn generation(&self) -> u64 {
-        self.handle.generation.number
+        self.generation.number
     }
 
     /// [`crate::Handoff::final_state`]: bytes, to be decoded with [`decode`](super::decode).
@@ -342,7 +345,7 @@ impl Handoff {
     ///
     /// As there.
     pub fn final_state(&self) -> Result<Option<Received>, StateError> {
-        self.handle.generation.take_final_state()
+        self.generation.take_final_state()
     }
 
     /// [`crate::Handoff::absorb_farewells`], from the first call of [`Handoff::superseded`] on. To be set before that.
@@ -355,8 +358,9 @@ impl Handoff {
     /// Has the steward attend to what comes, on a task.
     fn attend(&mut self) {
         if let Some(Idle { steward, poller }) = self.idle.take() {
-            let (desk, handle, announcer) = (Arc::clone(&self.desk), self.handle.clone(), self.announcer.clone());
-            ::tokio::spawn(Attendant { steward, poller, desk, handle, announcer }.run());
+            let (generation, desk) = (Arc::clone(&self.generation), Arc::clone(&self.desk));
+            let (handle, announcer) = (self.handle.clone(), self.announcer.clone());
+            ::tokio::spawn(Attendant { generation, steward, poller, desk, handle, announcer }.run());
         }
     }
 
@@ -390,6 +394,7 @@ fn handed_on<T>(ended: Result<T, ::tokio::task::JoinError>) -> Option<T> {
 
 /// The task that attends to what comes.
 struct Attendant {
+    generation: Arc<Generation>,
     steward: Steward,
     poller: Watched<Arc<Poller>>,
     desk: Arc<Desk>,
@@ -429,7 +434,7 @@ impl Attendant {
     }
 
     fn supersede(&self) {
-        if self.handle.generation.is_stopping() {
+        if self.generation.is_stopping() {
             self.announcer.stopping();
         }
         let term = self.handle.shut();

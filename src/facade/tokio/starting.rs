@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use super::form::Terms;
-use super::handle::Handle;
 use super::handoff::{ENDING, Handoff, Idle};
 use super::receive::handoff_receive;
 use crate::driver::early_stop::EarlyStop;
@@ -65,17 +63,15 @@ impl Starting {
     ///
     /// As there.
     pub async fn ready(self) -> Result<Handoff> {
-        let Starting { inheritance, registry, connections, hooks, launch, announcer, drain, early } = self;
+        let Starting { inheritance, handle, hooks, launch, announcer, drain, early } = self;
         early.is_ready();
-        let (sockets, counted, announcing) = (registry.clone(), connections.clone(), announcer.clone());
-        let parts = Parts { registry, connections, hooks, launch, announcer, drain };
+        let announcing = announcer.clone();
+        let parts = Parts { handle: handle.clone(), hooks, launch, announcer, drain };
         let steward = Starting::steward(parts, Some(within_runtime()), ENDING);
         let steward = |generation: &Arc<Generation>| Idle::new(steward(generation)?);
         let (control, mut idle) = inheritance.ready_with(Some(Arc::clone(early.caught())), steward).await?;
         drop(early);
         idle.steward.announce();
-        let generation = Arc::clone(control.inner());
-        let handle = Handle { registry: sockets, connections: counted, generation, term: Terms::default() };
         Ok(Handoff::new(control, idle, handle, announcing))
     }
 }
