@@ -101,7 +101,7 @@ async fn main() -> Result<(), Error> {
 /// The whole life of one generation.
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
     log_to_stderr();
-    let config = Config::new(&args.control).name("http").version(env!("CARGO_PKG_VERSION"));
+    let config = Config::new(&args.control).name("http").version(env!("CARGO_PKG_VERSION")).reads::<u64>();
     let config = config.timeouts(|timeouts| args.timeouts.iter().for_each(|timeout| timeout.set(timeouts)));
     let mut starting = Handoff::builder(config)
         .upgrade_on(SignalKind::hangup())

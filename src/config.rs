@@ -8,7 +8,8 @@ use std::time::Duration;
 use nix::sys::socket::UnixCredentials;
 
 use crate::core::Waits;
-use crate::error::{Error, Result};
+use crate::core::wire::{MAX_TEXT, shorten};
+use crate::error::{Error, Result, StateError};
 
 /// A century. [`Duration::MAX`] added to a moment overflows.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -17,11 +18,15 @@ pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 6
 #[derive(Debug, Clone)]
 pub struct Config {
     pub(crate) path: PathBuf,
-    pub(crate) name: String,
+    /// What somebody has chosen.
+    pub(crate) name: Option<String>,
+    pub(crate) replaces: Vec<String>,
     pub(crate) version: String,
     pub(crate) peers: PeerPolicy,
     pub(crate) mode: u32,
     pub(crate) schemas: Vec<u32>,
+    /// The types that are read, each with the fingerprint of its shape, or why there is none.
+    pub(crate) reads: Vec<(&'static str, Result<u64, String>)>,
     pub(crate) strict: bool,
     pub(crate) foreign_netns: bool,
     pub(crate) cold_start: bool,
@@ -98,11 +103,13 @@ impl Config {
     pub fn new(path: impl Into<PathBuf>) -> Config {
         Config {
             path: path.into(),
-            name: program_name(),
+            name: None,
+            replaces: Vec::new(),
             version: "unknown".to_owned(),
             peers: PeerPolicy::default(),
             mode: 0o600,
             schemas: vec![0],
+            reads: Vec::new(),
             strict: false,
             foreign_netns: false,
             cold_start: true,
@@ -110,10 +117,22 @@ impl Config {
         }
     }
 
-    /// The service's name, for people. Default: the program's file name.
+    /// The service's name. A program that has one takes over a service of this name alone, unless
+    /// [`replaces`](Config::replaces) says more; a service that has one refuses whoever names others.
+    ///
+    /// Default: the program's file name, which is for people, and compared with nothing: it may change from one version to the
+    /// next.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Config {
-        self.name = name.into();
+        self.name = Some(name.into());
+        self
+    }
+
+    /// A service of this name may be taken over too: one that has been renamed, or that this program is to take the place
+    /// of. May be said 15 times. Default: none.
+    #[must_use]
+    pub fn replaces(mut self, name: impl Into<String>) -> Config {
+        self.replaces.push(name.into());
         self
     }
 
@@ -140,12 +159,53 @@ impl Config {
     }
 
     /// The state schemas that this program reads. Default: 0 alone, which is also the schema of a
-    /// [`State`](crate::State) that says none. A predecessor whose snapshot has another one fails the handoff
+    /// [`State`](crate::State) that says none. A predecessor whose snapshot or final state has another one fails the handoff
     /// before it gives anything up.
     #[must_use]
     pub fn schemas(mut self, schemas: impl IntoIterator<Item = u32>) -> Config {
         self.schemas = schemas.into_iter().collect();
         self
+    }
+
+    /// A type that this program reads states as with [`Received::serde`](crate::Received::serde). A predecessor whose
+    /// snapshot or final state has a shape of none of the types that are named so fails the handoff before it gives
+    /// anything up. May be said 64 times.
+    ///
+    /// Default: none is named, and what comes is compared when it is read. For a snapshot that is before `ready`, and early
+    /// enough; a final state is read when the service is this process's already.
+    ///
+    /// A type whose shape cannot be seen, see [`State::serde`](crate::State::serde), is an error of whatever is begun with
+    /// this configuration.
+    #[cfg(feature = "bincode")]
+    #[must_use]
+    pub fn reads<T: serde::de::DeserializeOwned>(mut self) -> Config {
+        let shape = crate::state::shape::Shape::of::<T>();
+        self.reads.push((std::any::type_name::<T>(), shape.map(|shape| shape.fingerprint())));
+        self
+    }
+
+    /// The fingerprints of the types that are named, if any are.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Unseen`].
+    pub(crate) fn fingerprints(&self) -> Result<Option<Vec<u64>>, StateError> {
+        let fingerprint = |(type_name, shape): &(&'static str, Result<u64, String>)| {
+            shape.clone().map_err(|problem| StateError::Unseen { type_name, problem })
+        };
+        (!self.reads.is_empty()).then(|| self.reads.iter().map(fingerprint).collect()).transpose()
+    }
+
+    /// The service's name as it is told.
+    pub(crate) fn shown_name(&self) -> String {
+        shorten(self.name.as_ref().unwrap_or(&program_name()), MAX_TEXT)
+    }
+
+    /// The names of the services that this program takes over, unless it takes any.
+    pub(crate) fn services(&self) -> Option<Vec<String>> {
+        let names = self.name.iter().chain(&self.replaces);
+        let services: Vec<String> = names.map(|name| shorten(name, MAX_TEXT)).collect();
+        (!services.is_empty()).then_some(services)
     }
 
     /// Whether a descriptor that was handed over and not taken is an error at `ready`. Default: a warning.

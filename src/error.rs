@@ -9,7 +9,9 @@ use std::time::Duration;
 use nix::libc;
 
 use crate::core::Cause;
-use crate::core::wire::{ErrorCode, Kind, MAX_DESCRIPTORS, MAX_FILE_NAME, MAX_STATE, Name, NameError, WireError};
+use crate::core::wire::{
+    ErrorCode, Kind, MAX_DESCRIPTORS, MAX_FILE_NAME, MAX_STATE, MAX_TEXT, Name, NameError, WireError, shorten,
+};
 
 /// Has `Debug` print what `Display` does: a `main` that returns an error prints its `Debug`.
 macro_rules! debug_as_display {
@@ -60,6 +62,14 @@ pub enum Error {
         code: ErrorCode,
         /// What it said.
         message: String,
+    },
+    /// The service that runs at the control socket is another one than those that this program takes over.
+    OtherService {
+        /// Its name.
+        found: String,
+        /// The names that the configuration has: [`Config::name`](crate::Config::name) and
+        /// [`Config::replaces`](crate::Config::replaces).
+        wanted: Vec<String>,
     },
     /// The predecessor was lost before every descriptor had arrived.
     PredecessorLost(Cause),
@@ -205,6 +215,27 @@ pub enum StateError {
         /// The schemas that the configuration names.
         accepted: Vec<u32>,
     },
+    /// It has another shape than the type that it was to be read as.
+    Shape {
+        /// The fingerprint of the state's shape.
+        found: u64,
+        /// That of the type's.
+        wanted: u64,
+        /// The type's shape.
+        shape: String,
+    },
+    /// Of this type the shape cannot be seen, so that nobody could tell whether a state still has it.
+    Unseen {
+        /// The type.
+        type_name: &'static str,
+        /// Why.
+        problem: String,
+    },
+    /// Nothing says which shape it has: it has no schema, and none was derived from its type.
+    NoSchema {
+        /// How it is encoded.
+        codec: String,
+    },
 }
 
 impl fmt::Display for Error {
@@ -218,6 +249,10 @@ impl fmt::Display for Error {
                  one user, or name that one with PeerPolicy::allow_uid"
             ),
             Error::Refused { code, message } => write!(f, "the running service refused ({code}): {message}"),
+            Error::OtherService { found, wanted } => {
+                let (found, wanted) = (found.clone(), wanted.clone());
+                Cause::OtherService { found, wanted }.fmt(f)
+            }
             Error::PredecessorLost(cause) => {
                 write!(f, "lost the running service before everything had arrived: {cause}")
             }
@@ -345,8 +380,29 @@ impl fmt::Display for StateError {
                 write!(f, "the state has {length} bytes; at most {MAX_STATE} are allowed")
             }
             StateError::Schema { found, accepted } => {
-                write!(f, "the state has schema {found}; this program reads {accepted:?}")
+                write!(
+                    f,
+                    "the state has schema {found}; this program reads {accepted:?}: have it read that one too, and say so with \
+                     Config::schemas"
+                )
             }
+            StateError::Shape { found, wanted, shape } => write!(
+                f,
+                "the state has another shape (fingerprint {found:016x}) than {} (fingerprint {wanted:016x}), as which it was to be \
+                 read: its type has changed between the two versions. Read it as the type of before and convert that; or \
+                 number the shapes with State::schema and Config::schemas",
+                shorten(shape, MAX_TEXT)
+            ),
+            StateError::Unseen { type_name, problem } => write!(
+                f,
+                "nobody sees the shape of {type_name}: {problem}. Number it: State::schema where it is given, and \
+                 Config::schemas where it is read"
+            ),
+            StateError::NoSchema { codec } => write!(
+                f,
+                "nothing says which shape this state has, which is encoded as {codec}: number it, from 1 on, with State::schema \
+                 where it is given, and name that with Config::schemas where it is read"
+            ),
         }
     }
 }
@@ -377,6 +433,7 @@ impl Error {
     pub(crate) fn from_cause(cause: Cause, had_everything: bool) -> Error {
         match cause {
             Cause::Refused { code, message } => Error::Refused { code, message },
+            Cause::OtherService { found, wanted } => Error::OtherService { found, wanted },
             cause @ (Cause::Died(_) | Cause::Closed(_)) if !had_everything => Error::PredecessorLost(cause),
             cause => Error::Handoff(cause),
         }
@@ -565,6 +622,9 @@ mod tests {
             StateError::NotAFile,
             StateError::TooLarge { length: 1 },
             StateError::Schema { found: 1, accepted: vec![0] },
+            StateError::Shape { found: 1, wanted: 2, shape: "Counts { served: u64 }".to_owned() },
+            StateError::Unseen { type_name: "app::Counts", problem: "it panicked".to_owned() },
+            StateError::NoSchema { codec: "bincode2".to_owned() },
         ];
         match all[0] {
             StateError::Io { .. }
@@ -576,7 +636,10 @@ mod tests {
             | StateError::TooMuchToCopy { .. }
             | StateError::NotAFile
             | StateError::TooLarge { .. }
-            | StateError::Schema { .. } => all,
+            | StateError::Schema { .. }
+            | StateError::Shape { .. }
+            | StateError::Unseen { .. }
+            | StateError::NoSchema { .. } => all,
         }
     }
 
@@ -586,6 +649,7 @@ mod tests {
             Error::Io { doing: "wait".to_owned(), source: io() },
             Error::PeerDenied { uid: 1, gid: 1 },
             Error::Refused { code: ErrorCode::Busy, message: "later".to_owned() },
+            Error::OtherService { found: "a".to_owned(), wanted: vec!["b".to_owned()] },
             Error::PredecessorLost(Cause::Died(Peer::Predecessor)),
             Error::Handoff(Cause::Garbled(Peer::Successor, WireError::Broken("gone".to_owned()))),
             Error::TooFewFiles { needed: 2, hard: 1 },
@@ -609,6 +673,7 @@ mod tests {
             | Error::Path { .. }
             | Error::PeerDenied { .. }
             | Error::Refused { .. }
+            | Error::OtherService { .. }
             | Error::PredecessorLost(_)
             | Error::Handoff(_)
             | Error::TooFewFiles { .. }
@@ -653,7 +718,7 @@ mod tests {
         let kinds: HashSet<_> = errors().iter().map(discriminant).collect();
         assert_eq!(kinds.len(), 20);
         assert_eq!(path_problems().iter().map(discriminant).collect::<HashSet<_>>().len(), 9);
-        assert_eq!(state_errors().iter().map(discriminant).collect::<HashSet<_>>().len(), 10);
+        assert_eq!(state_errors().iter().map(discriminant).collect::<HashSet<_>>().len(), 13);
     }
 
     #[test]

@@ -200,25 +200,38 @@
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let config = Config::new("/run/app/handoff.sock").schemas([1]);           // the shapes that this program reads
+//! let config = Config::new("/run/app/handoff.sock").name("app").reads::<Counts>();
 //! let mut starting = Handoff::builder(config).start()?;
 //! if let Some(counts) = starting.state::<Counts>()? {                       // none on a cold start
 //!     SERVED.store(counts.served, SeqCst);
 //!     FAILED.store(counts.failed, SeqCst);
 //! }
 //! starting.on_offer(|| {
-//!     let counts = Counts { served: SERVED.load(SeqCst), failed: FAILED.load(SeqCst) };
-//!     State::serde(counts).schema(1)                                        // the shape that it writes
+//!     State::serde(Counts { served: SERVED.load(SeqCst), failed: FAILED.load(SeqCst) })
 //! });
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! **Number the shape of a state.** The codec writes the fields one after the other, without their names: where a new
-//! version has `failed` before `served`, each is read as the other, and nothing notices. So give the state a
-//! [schema](State::schema), another one whenever its type changes, and name those that this program reads with
-//! [`Config::schemas`]: a predecessor whose state has one that it does not read fails the handoff before anything is given
-//! up. A program that reads several asks [`Received::schema`] which it has.
+//! ## When its type changes
+//!
+//! The codec writes the fields one after the other, without their names: where a new version has `failed` before `served`, it
+//! would read each as the other. So `State::serde` sends a fingerprint of the type's shape along: the names and types of all that is
+//! in it, and their order. Whoever reads it as a type of another shape gets [`StateError::Shape`]: while this process
+//! initialises, the upgrade fails, and the predecessor serves on.
+//!
+//! - **Name the types that are read** with `Config::reads`. A final state comes when the service is this process's already: one of a type
+//!   that is not named fails the handoff before anything is given up.
+//! - **A new version reads the type of the last one, too**: it keeps that type, under its name (`#[serde(rename)]`), and tries it second.
+//! - **Or number the shapes**, with [`State::schema`] and [`Config::schemas`], and ask [`Received::schema`] which it is: where a
+//!   field is merely renamed, or a type hides its shape. `State::bincode` needs a number, since its traits show nothing.
+//! - What a number means is no part of its shape: give a field another name when it means something else.
+//!
+//! # Another program at the same path
+//!
+//! A service that has a [name](Config::name) is taken over by no program that has another one, and the other way round: it is told
+//! which one it has found, and the service goes on. [`Config::replaces`] is for a service that was renamed. Where nobody has chosen a
+//! name, it is that of the program's file, and compared with nothing.
 //!
 //! # Operating it
 //!

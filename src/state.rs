@@ -11,6 +11,12 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+#[cfg(feature = "bincode")]
+pub(crate) mod shape;
+
+#[cfg(feature = "bincode")]
+use shape::Shape;
+
 use crate::core::Packet;
 use crate::core::wire::{MAX_STATE, StateInfo};
 use crate::error::{Result, StateError};
@@ -42,32 +48,47 @@ type Encoder =
 /// blocking work.
 pub struct State {
     schema: u32,
+    /// What derives the fingerprint of its shape from its type.
+    fingerprint: Option<Fingerprint>,
     codec: &'static str,
     write: Encoder,
 }
 
+type Fingerprint = fn() -> Result<u64, StateError>;
+
 impl State {
     /// A value, through serde's traits. Encoding a value through [`State::bincode`] is several times as fast.
     ///
-    /// Its fields are written one after the other, without their names: number the shape of the type with
-    /// [`State::schema`], and change the number whenever the type changes.
+    /// Its fields are written one after the other, without their names. So that no state is read as another type than it was
+    /// written as, it goes with a fingerprint of the type's shape: the names of its structures, fields and variants, their
+    /// types and their order. [`Received::serde`] reads it only as a type of that shape, so a field that moves, or is renamed, is
+    /// an error and not a wrong number. With a [schema](State::schema) of the application's own there is no fingerprint.
+    ///
+    /// The shape is what the type's `Deserialize` asks for when it is fed values that mean nothing. All that serde derives
+    /// is seen, and so are most that somebody has written; one that reads nothing but particular texts hides what comes after
+    /// it in a tuple or a map, and one that asks the format what comes (`#[serde(untagged)]`) cannot be read by this codec at
+    /// all. Such a type fails the handoff with [`StateError::Unseen`] until it has a schema;
+    /// [`Config::reads`](crate::Config::reads) finds that out at the start.
     #[cfg(feature = "bincode")]
-    pub fn serde<T: serde::Serialize + Send + 'static>(value: T) -> State {
-        State::write(BINCODE_SERDE, move |out| {
+    pub fn serde<T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static>(value: T) -> State {
+        let state = State::write(BINCODE_SERDE, move |out| {
             let mut out = out;
             bincode::serde::encode_into_std_write(value, &mut out, bincode::config::standard())?;
             Ok(())
-        })
+        });
+        State { fingerprint: Some(|| Ok(shape_of::<T>()?.fingerprint())), ..state }
     }
 
-    /// A value, through bincode's own traits (`#[derive(bincode::Encode)]`).
+    /// A value, through bincode's own traits (`#[derive(bincode::Encode)]`), which show nothing of the type's shape: `schema`
+    /// is the application's number for it, from 1, see [`State::schema`]. Change it whenever the type changes.
     #[cfg(feature = "bincode")]
-    pub fn bincode<T: bincode::Encode + Send + 'static>(value: T) -> State {
-        State::write(BINCODE, move |out| {
+    pub fn bincode<T: bincode::Encode + Send + 'static>(schema: u32, value: T) -> State {
+        let state = State::write(BINCODE, move |out| {
             let mut out = out;
             bincode::encode_into_std_write(value, &mut out, bincode::config::standard())?;
             Ok(())
-        })
+        });
+        state.schema(schema)
     }
 
     /// Bytes from any other codec.
@@ -86,8 +107,8 @@ impl State {
     /// The application's number for the shape of this state; 0 where it says none. A successor names the
     /// schemas that it reads with [`Config::schemas`](crate::Config::schemas).
     ///
-    /// Without it, two fields of one type that change places between two versions decode into each other, and nothing
-    /// notices.
+    /// A state from `State::serde` needs none, until a new version is to read it under another name. With one, it is for the
+    /// application to know which type each number stands for.
     #[must_use]
     pub fn schema(mut self, schema: u32) -> State {
         self.schema = schema;
@@ -100,12 +121,24 @@ impl State {
         + Send
         + 'static,
     ) -> State {
-        State { schema: 0, codec, write: Box::new(write) }
+        State { schema: 0, fingerprint: None, codec, write: Box::new(write) }
+    }
+
+    /// The fingerprint of its shape, where the application has no number for it. A codec of ours without either is not
+    /// to be read by anybody.
+    // M142
+    fn fingerprint(&self) -> Result<Option<u64>, StateError> {
+        match (self.schema, self.fingerprint) {
+            (0, Some(derive)) => derive().map(Some),
+            (0, None) if self.codec != RAW => Err(StateError::NoSchema { codec: self.codec.to_owned() }),
+            _ => Ok(None),
+        }
     }
 
     /// Encodes into a sealed memfd. Takes as long as the codec takes.
     // M60, M103
     pub(crate) fn seal(self) -> Result<Packet<OwnedFd>, StateError> {
+        let fingerprint = self.fingerprint()?;
         let memfd = file::memfd(c"fd-handoff state").map_err(StateError::io("memfd_create"))?;
         encode_into(&memfd, self.write)?;
         let length = memfd.metadata().map_err(StateError::io("fstat"))?.len();
@@ -113,7 +146,7 @@ impl State {
             return Err(StateError::TooLarge { length });
         }
         file::seal(&memfd).map_err(StateError::io("fcntl(F_ADD_SEALS)"))?;
-        let info = StateInfo { length, schema: self.schema, codec: self.codec.to_owned() };
+        let info = StateInfo { length, schema: self.schema, codec: self.codec.to_owned(), fingerprint };
         Ok(Packet { info, memfd: memfd.into() })
     }
 }
@@ -164,6 +197,11 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(feature = "bincode")]
+pub(crate) fn shape_of<T: serde::de::DeserializeOwned>() -> Result<Shape, StateError> {
+    Shape::of::<T>().map_err(|problem| StateError::Unseen { type_name: std::any::type_name::<T>(), problem })
 }
 
 impl fmt::Debug for State {
@@ -220,15 +258,24 @@ impl Received {
         &self.info.codec
     }
 
-    /// The value that [`State::serde`] was given.
+    /// The value that [`State::serde`] was given. A program that reads several types tries one after the other.
     ///
     /// # Errors
     ///
-    /// [`StateError::Codec`] where it is encoded otherwise, [`StateError::Decode`] where the bytes are not such
-    /// a value, or more than one.
+    /// [`StateError::Codec`] where it is encoded otherwise, [`StateError::Shape`] where it was written as a type of another
+    /// shape, [`StateError::NoSchema`] where nothing says which, [`StateError::Decode`] where the bytes are not such a value,
+    /// or more than one.
+    // M142
     #[cfg(feature = "bincode")]
     pub fn serde<T: serde::de::DeserializeOwned>(&self) -> Result<T, StateError> {
         self.expect_codec(BINCODE_SERDE)?;
+        if let Some(found) = self.info.fingerprint {
+            let shape = shape_of::<T>()?;
+            let wanted = shape.fingerprint();
+            if found != wanted {
+                return Err(StateError::Shape { found, wanted, shape: shape.to_string() });
+            }
+        }
         let config = bincode::config::standard();
         self.whole(match self.len() <= SMALL.0 {
             true => bincode::serde::decode_from_slice(self, config.with_limit::<{ SMALL.1 }>()),
@@ -240,7 +287,7 @@ impl Received {
     ///
     /// # Errors
     ///
-    /// As for [`Received::serde`].
+    /// As for [`Received::serde`], but that only its [schema](Received::schema) tells which type it is.
     #[cfg(feature = "bincode")]
     pub fn bincode<T: bincode::Decode<()>>(&self) -> Result<T, StateError> {
         self.expect_codec(BINCODE)?;
@@ -253,10 +300,12 @@ impl Received {
 
     #[cfg(feature = "bincode")]
     fn expect_codec(&self, wanted: &'static str) -> Result<(), StateError> {
-        if self.info.codec == wanted {
-            return Ok(());
+        let (codec, schema, fingerprint) = (self.info.codec.clone(), self.info.schema, self.info.fingerprint);
+        match schema == 0 && fingerprint.is_none() {
+            _ if codec != wanted => Err(StateError::Codec { found: codec, wanted }),
+            true => Err(StateError::NoSchema { codec }),
+            false => Ok(()),
         }
-        Err(StateError::Codec { found: self.info.codec.clone(), wanted })
     }
 
     #[cfg(feature = "bincode")]
@@ -331,7 +380,7 @@ mod tests {
         // It is in the buffer until the end.
         assert!(told(State::bytes("little")).starts_with(wanted), "{}", told(State::bytes("little")));
         #[cfg(feature = "bincode")]
-        assert!(told(State::bincode(vec![7_u8; 2 * BUFFER])).starts_with(wanted));
+        assert!(told(State::bincode(1, vec![7_u8; 2 * BUFFER])).starts_with(wanted));
     }
 
     #[test]

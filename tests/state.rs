@@ -142,11 +142,11 @@ fn many_schemas(old: Form, new: Form) {
     service.assert_unharmed();
 }
 
-/// What a predecessor by hand gives as its snapshot, to a successor that reads schema 0.
+/// What a predecessor by hand gives as its snapshot, to a successor that reads the schemas 0 and 1.
 fn receive_snapshot(form: Form, path: &Path, info: &Value, memfd: &File) -> Result<Inheritance, Error> {
     let old = RawPredecessor::new(path);
     let received = scope(|scope| {
-        let successor = scope.spawn(|| form.receive(config(path).cold_start(false)));
+        let successor = scope.spawn(|| form.receive(config(path).schemas([0, 1]).cold_start(false)));
         let mut raw = old.greet();
         old.give(&mut raw, info);
         raw.say_with(&serde_json::json!({"type": "state", "state": info}), &[memfd.as_fd()]).unwrap();
@@ -178,7 +178,7 @@ fn a_snapshot_of_another_schema_from_a_peer_that_does_not_ask(form: Form) {
     let Place { directory: _directory, path } = place();
     let error = receive_snapshot(form, &path, &state_info(4, 9, "raw"), &memfd("state", b"four")).err();
     match error {
-        Some(Error::State(StateError::Schema { found, accepted })) => assert_eq!((found, accepted), (9, vec![0])),
+        Some(Error::State(StateError::Schema { found, accepted })) => assert_eq!((found, accepted), (9, vec![0, 1])),
         other => panic!("{other:?}"),
     }
 }
@@ -311,13 +311,25 @@ fn a_codec_that_fails(form: Form) {
 }
 
 #[cfg(feature = "bincode")]
-use codecs::{garbage_for_the_codec, values_through_both_traits};
+use codecs::{
+    a_farewell_of_another_shape, a_final_state_of_another_shape, a_snapshot_of_another_shape, garbage_for_the_codec,
+    older_shapes_are_read_as_such, types_that_hide_their_shape, values_through_both_traits,
+};
 
 #[cfg(feature = "bincode")]
-pairings! { values_through_both_traits }
+pairings! {
+    a_farewell_of_another_shape
+    a_final_state_of_another_shape
+    a_snapshot_of_another_shape
+    older_shapes_are_read_as_such
+    values_through_both_traits
+}
 
 #[cfg(feature = "bincode")]
-forms! { garbage_for_the_codec }
+forms! {
+    garbage_for_the_codec
+    types_that_hide_their_shape
+}
 
 #[cfg(feature = "bincode")]
 mod codecs {
@@ -342,14 +354,14 @@ mod codecs {
         let control = old.listen(config(&path)).unwrap();
         scope(|scope| {
             let successor = scope.spawn(|| {
-                let inheritance = new.receive(config(&path)).unwrap();
+                let inheritance = new.receive(config(&path).schemas([0, 1])).unwrap();
                 assert_eq!(inheritance.received().unwrap().codec(), "bincode2");
                 assert!(matches!(inheritance.state::<Vec<Session>>(), Err(StateError::Codec { .. })));
                 let state = inheritance.state_with(|state| state.bincode::<Vec<Session>>()).unwrap();
                 assert_eq!(state, Some(sessions()));
                 inheritance.ready().unwrap()
             });
-            let offer = Offer::new().state(State::bincode(sessions()));
+            let offer = Offer::new().state(State::bincode(1, sessions()));
             let released = control.give(offer, Some(State::serde(sessions()))).unwrap();
             released.farewell(Some(State::bytes("neither"))).unwrap();
             let control = successor.join().unwrap();
@@ -430,10 +442,186 @@ mod codecs {
         }
     }
 
+    #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Counts {
+        served: u64,
+        failed: u64,
+    }
+
+    const COUNTS: Counts = Counts { served: 7, failed: 1 };
+
+    /// The same type in the next version.
+    mod next {
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        pub(super) struct Counts {
+            pub(super) failed: u64,
+            pub(super) served: u64,
+        }
+    }
+
+    fn assert_other_shape(error: &StateError) {
+        assert!(matches!(error, StateError::Shape { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("Counts { failed: u64, served: u64 }") && text.contains("State::schema"), "{text}");
+    }
+
+    /// While the new version initialises, so that the old one never stops serving.
+    // M142
+    pub(crate) fn a_snapshot_of_another_shape(old: Form, new: Form) {
+        let Place { directory: _directory, path } = place();
+        let control = old.listen(config(&path)).unwrap();
+        scope(|scope| {
+            let successor = scope.spawn(|| {
+                let inheritance = new.receive(config(&path)).unwrap();
+                assert_eq!(inheritance.state::<Counts>().unwrap(), Some(COUNTS), "what has not changed is read");
+                assert_other_shape(&inheritance.state::<next::Counts>().unwrap_err());
+            });
+            let failure = control.give(Offer::new().state(State::serde(COUNTS)), None).err().unwrap();
+            assert_eq!(failure.owner(), Owner::StillUs);
+            assert!(failure.to_string().contains("another shape"), "{failure}");
+            successor.join().unwrap();
+        });
+        assert_eq!(common::raw::Raw::greeted(&path).ask("status")["phase"], "serving");
+    }
+
+    // M141, M142
+    pub(crate) fn a_final_state_of_another_shape(old: Form, new: Form) {
+        let Place { directory: _directory, path } = place();
+        let control = old.listen(config(&path)).unwrap();
+        scope(|scope| {
+            // One that says what it reads hears of it before anything is given up.
+            let named = config(&path).reads::<next::Counts>().reads::<Session>();
+            let successor = scope.spawn(|| new.receive(named).unwrap().ready());
+            let failure = control.give(Offer::new(), Some(State::serde(COUNTS))).err().unwrap();
+            assert_eq!(failure.owner(), Owner::StillUs);
+            match cause(&failure) {
+                Cause::Fingerprint { accepted, .. } => assert_eq!(accepted.len(), 2),
+                other => panic!("{other}"),
+            }
+            assert!(failure.to_string().contains("Config::reads"), "what to do: {failure}");
+            match successor.join().unwrap().err() {
+                Some(Error::Handoff(Cause::Aborted { code: ErrorCode::Schema, .. })) => {}
+                other => panic!("{other:?}"),
+            }
+            // So does one whose snapshot it would be.
+            let successor = scope.spawn(|| new.receive(config(&path).reads::<next::Counts>()).err());
+            let failure = control.give(Offer::new().state(State::serde(COUNTS)), None).err().unwrap();
+            assert!(matches!(cause(&failure), Cause::Fingerprint { .. }), "{failure}");
+            assert!(matches!(successor.join().unwrap(), Some(Error::Handoff(Cause::Aborted { .. }))));
+
+            // One that does not, before it has wrong numbers.
+            let successor = scope.spawn(|| new.receive(config(&path)).unwrap().ready().unwrap());
+            control.give(Offer::new(), Some(State::serde(COUNTS))).unwrap().farewell(None).unwrap();
+            let last = successor.join().unwrap().final_state().unwrap().unwrap();
+            assert_other_shape(&last.serde::<next::Counts>().unwrap_err());
+        });
+    }
+
+    // M142
+    pub(crate) fn a_farewell_of_another_shape(old: Form, new: Form) {
+        let Place { directory: _directory, path } = place();
+        let control = old.listen(config(&path)).unwrap();
+        scope(|scope| {
+            let successor =
+                scope.spawn(|| new.receive(config(&path).reads::<next::Counts>()).unwrap().ready().unwrap());
+            control.give(Offer::new(), None).unwrap().farewell(Some(State::serde(COUNTS))).unwrap();
+            let farewell = successor.join().unwrap().farewell().unwrap().unwrap();
+            assert_other_shape(&farewell.serde::<next::Counts>().unwrap_err());
+        });
+    }
+
+    /// A version that reads its predecessor's type too, and one whose application numbers the shapes.
+    pub(crate) fn older_shapes_are_read_as_such(old: Form, new: Form) {
+        let Place { directory: _directory, path } = place();
+        let control = old.listen(config(&path)).unwrap();
+        scope(|scope| {
+            let both = config(&path).reads::<Counts>().reads::<next::Counts>().schemas([0, 1]);
+            let successor = scope.spawn(|| {
+                let inheritance = new.receive(both).unwrap();
+                let counts = inheritance.state_with(|state| {
+                    state.serde::<next::Counts>().or_else(|_| {
+                        let Counts { served, failed } = state.serde()?;
+                        Ok(next::Counts { failed, served })
+                    })
+                });
+                assert_eq!(counts.unwrap(), Some(next::Counts { failed: 1, served: 7 }));
+                inheritance.ready().unwrap()
+            });
+            let offer = Offer::new().state(State::serde(COUNTS));
+            control.give(offer, Some(State::serde((7_u8, 1_u8)).schema(1))).unwrap().farewell(None).unwrap();
+            let last = successor.join().unwrap().final_state().unwrap().unwrap();
+            // What a number stands for is the application's to know.
+            assert_eq!((last.schema(), last.serde::<[u8; 2]>().unwrap()), (1, [7, 1]));
+        });
+    }
+
+    /// Reads no text that anybody would guess.
+    #[derive(Debug, PartialEq, Eq, Hash)]
+    struct Odd;
+
+    impl serde::Serialize for Odd {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_str("odd")
+        }
+    }
+
+    impl<'de> serde::Deserialize<'de> for Odd {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Odd, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            if text == "odd" { Ok(Odd) } else { Err(serde::de::Error::custom(format!("{text:?} is not odd"))) }
+        }
+    }
+
+    // M142
+    pub(crate) fn types_that_hide_their_shape(form: Form) {
+        let Place { directory: _directory, path } = place();
+        let is_unseen = |error: &StateError| {
+            assert!(matches!(error, StateError::Unseen { .. }), "{error}");
+            assert!(error.to_string().contains("is not odd. Number it"), "{error}");
+        };
+        // At the first start, and not at the first upgrade.
+        match form.receive(config(&path).reads::<(Odd, u8)>()).err() {
+            Some(Error::State(error)) => is_unseen(&error),
+            other => panic!("{other:?}"),
+        }
+        let first = form.receive(config(&path)).unwrap();
+        is_unseen(&first.state::<(Odd, u8)>().unwrap_err());
+        drop(first);
+        // An application that numbers its shapes knows better.
+        let first = form.receive(config(&path).schemas([1])).unwrap();
+        assert_eq!(first.state::<(Odd, u8)>().unwrap(), None);
+        let control = first.ready().unwrap();
+        scope(|scope| {
+            let refused = scope.spawn(|| form.receive(config(&path)).map(drop).unwrap_err());
+            let failure = control.give(Offer::new().state(State::serde((Odd, 1_u8))), None).err().unwrap();
+            assert_eq!(failure.owner(), Owner::StillUs);
+            assert!(matches!(failure.cause(), Error::State(StateError::Unseen { .. })), "{failure}");
+            refused.join().unwrap();
+            let refused = scope.spawn(|| form.receive(config(&path)).map(drop).unwrap_err());
+            let failure = control.give(Offer::new().state(State::bincode(0, 1_u8)), None).err().unwrap();
+            assert!(matches!(failure.cause(), Error::State(StateError::NoSchema { .. })), "{failure}");
+            refused.join().unwrap();
+
+            let successor = scope.spawn(|| {
+                let inheritance = form.receive(config(&path).schemas([1])).unwrap();
+                assert_eq!(inheritance.state::<(Odd, u8)>().unwrap(), Some((Odd, 1)));
+                inheritance.ready().unwrap()
+            });
+            let numbered = State::serde((Odd, 1_u8)).schema(1);
+            control.give(Offer::new().state(numbered), None).unwrap().farewell(None).unwrap();
+            successor.join().unwrap();
+        });
+        std::fs::remove_file(&path).unwrap();
+        // By hand, and without a word of what it is.
+        let said = state_info(1, 0, "bincode2+serde");
+        let unsaid = receive_snapshot(form, &path, &said, &memfd("state", &[7])).unwrap();
+        assert!(matches!(unsaid.state::<u8>(), Err(StateError::NoSchema { .. })));
+    }
+
     pub(crate) fn garbage_for_the_codec(form: Form) {
         let Place { directory: _directory, path } = place();
         let receive = |codec: &str, bytes: &[u8]| {
-            receive_snapshot(form, &path, &state_info(bytes.len(), 0, codec), &memfd("state", bytes)).unwrap()
+            receive_snapshot(form, &path, &state_info(bytes.len(), 1, codec), &memfd("state", bytes)).unwrap()
         };
         let garbage = receive("bincode2+serde", &[0xff; 64]);
         assert!(matches!(garbage.state::<Session>(), Err(StateError::Decode(_))));

@@ -50,7 +50,7 @@ struct Connection {
 
 struct World {
     now: Instant,
-    desk: Desk,
+    desk: Desk<'static>,
     connections: Vec<Connection>,
 }
 
@@ -157,7 +157,7 @@ impl Connection {
 }
 
 /// Whether the connection ends.
-fn assert_is_due(due: Due, answer: &Answer, desk: Desk) -> bool {
+fn assert_is_due(due: Due, answer: &Answer, desk: Desk<'_>) -> bool {
     let busy = desk.successor.is_some() || desk.upgrading || desk.stopping;
     let due = match due {
         Due::Upgrade | Due::Stop if !desk.operable => Due::Error(ErrorCode::Unsupported),

@@ -138,6 +138,8 @@ impl World {
             pid: 4711,
             version: "1".to_owned(),
             schemas: if bit(1) { vec![] } else { vec![0, 1] },
+            fingerprints: None,
+            services: None,
         };
         let mut world = World {
             now,
@@ -501,7 +503,15 @@ impl World {
                 self.lied = true;
                 Abort { code: ErrorCode::Unknown, reason: "r\n".repeat(100 * number as usize) }.into()
             }
-            7 => Receive { protocol: PROTOCOL, pid: 1, version: String::new(), schemas: vec![] }.into(),
+            7 => Receive {
+                protocol: PROTOCOL,
+                pid: 1,
+                version: String::new(),
+                schemas: vec![],
+                fingerprints: None,
+                services: None,
+            }
+            .into(),
             _ => {
                 let fds = (0..number).map(|_| self.fd()).collect();
                 if self.giver_reads {
@@ -786,7 +796,7 @@ fn ending(number: u8) -> Ending {
 }
 
 fn info(schema: u32) -> StateInfo {
-    StateInfo { length: 8, schema, codec: "raw".to_owned() }
+    StateInfo { length: 8, schema, codec: "raw".to_owned(), fingerprint: None }
 }
 
 fn entry(name: &str, index: u32, long: bool) -> Arc<Entry> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::core::wire::{
-    ClientFrame, ErrorCode, Failure, HelpText, MAX_SCHEMAS, MAX_TEXT, PROTOCOL, Receive, ServerFrame, Stopping,
-    WireError,
+    ClientFrame, ErrorCode, Failure, HelpText, MAX_SCHEMAS, MAX_SERVICES, MAX_TEXT, PROTOCOL, Receive, ServerFrame,
+    Stopping, WireError,
 };
 
 /// How many connections may look at once. One more takes the place of the one that has been quiet longest.
@@ -25,7 +25,7 @@ pub struct Inspector {
 
 /// What the service offers and does, as far as an answer depends on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Desk {
+pub struct Desk<'a> {
     /// Whether it can be told to upgrade and to stop.
     pub operable: bool,
     /// The process id of the successor in a handoff under way.
@@ -34,6 +34,8 @@ pub struct Desk {
     pub upgrading: bool,
     /// Whether the service was told to stop.
     pub stopping: bool,
+    /// The service's name, where somebody has chosen it.
+    pub name: Option<&'a str>,
 }
 
 /// What to do about a line.
@@ -105,7 +107,7 @@ impl Inspector {
 
     /// Decides about one line.
     // M31, M33, M34, M35, M99
-    pub fn line(&mut self, now: Instant, line: Result<ClientFrame, WireError>, desk: Desk) -> Answer {
+    pub fn line(&mut self, now: Instant, line: Result<ClientFrame, WireError>, desk: Desk<'_>) -> Answer {
         self.last_line = now;
         match line {
             Ok(ClientFrame::Help(_)) => Answer::Reply(help(desk)),
@@ -114,7 +116,7 @@ impl Inspector {
                 self.watches = true;
                 Answer::Watch
             }
-            Ok(ClientFrame::Receive(receive)) => begin(receive, desk.successor),
+            Ok(ClientFrame::Receive(receive)) => begin(receive, desk),
             Ok(frame @ (ClientFrame::Upgrade(_) | ClientFrame::Stop(_))) if !desk.operable => {
                 let message = format!("{} is not offered by this service", frame.tag());
                 Answer::Reply(Failure { code: ErrorCode::Unsupported, message }.into())
@@ -136,7 +138,7 @@ impl Inspector {
         }
     }
 
-    fn upgrade(&mut self, timeout: Option<Duration>, desk: Desk) -> Answer {
+    fn upgrade(&mut self, timeout: Option<Duration>, desk: Desk<'_>) -> Answer {
         if let Some(message) = desk.busy() {
             return Answer::Reply(Failure { code: ErrorCode::Busy, message }.into());
         }
@@ -145,7 +147,7 @@ impl Inspector {
     }
 }
 
-impl Desk {
+impl Desk<'_> {
     /// Why no upgrade can begin now, if so.
     // M90
     pub fn busy(self) -> Option<String> {
@@ -161,28 +163,46 @@ fn busy_with(pid: u32) -> String {
     format!("a handoff to process {pid} is under way; try again when it is over")
 }
 
-// M27, M39, M41
-fn begin(receive: Receive, successor: Option<u32>) -> Answer {
+// M27, M39, M41, M143
+fn begin(receive: Receive, desk: Desk<'_>) -> Answer {
     let refuse = |code, message| Answer::Refuse(receive.pid, Failure { code, message });
-    if let Some(pid) = successor {
+    if let Some(pid) = desk.successor {
         return refuse(ErrorCode::Busy, busy_with(pid));
     }
     if receive.protocol.negotiate(PROTOCOL).is_none() {
         let message = format!("this service speaks protocol {PROTOCOL}, the successor {}", receive.protocol);
         return refuse(ErrorCode::Version, message);
     }
-    if receive.schemas.len() > MAX_SCHEMAS || receive.version.len() > MAX_TEXT {
-        let message = format!("more than {MAX_SCHEMAS} schemas, or a version of more than {MAX_TEXT} bytes");
+    if exceeds_limits(&receive) {
+        let message = format!(
+            "more than {MAX_SCHEMAS} schemas or fingerprints, more than {MAX_SERVICES} services, or a version or name of more \
+             than {MAX_TEXT} bytes"
+        );
         return refuse(ErrorCode::Malformed, message);
     }
+    if let (Some(name), Some(services)) = (desk.name, &receive.services) {
+        if !services.iter().any(|service| service == name) {
+            let message =
+                format!("this is the service {name:?}, and process {} takes over {services:?} alone", receive.pid);
+            return refuse(ErrorCode::Name, message);
+        }
+    }
     Answer::Begin(receive)
+}
+
+fn exceeds_limits(receive: &Receive) -> bool {
+    let services = receive.services.as_deref().unwrap_or_default();
+    receive.schemas.len() > MAX_SCHEMAS
+        || receive.fingerprints.as_ref().is_some_and(|fingerprints| fingerprints.len() > MAX_SCHEMAS)
+        || services.len() > MAX_SERVICES
+        || services.iter().chain([&receive.version]).any(|text| text.len() > MAX_TEXT)
 }
 
 fn failure(error: &WireError) -> ServerFrame {
     Failure { code: error.code(), message: error.to_string() }.into()
 }
 
-fn help(desk: Desk) -> ServerFrame {
+fn help(desk: Desk<'_>) -> ServerFrame {
     let offered = if desk.operable { "" } else { " (not offered by this service)" };
     let words = [
         ("help", "this list".to_owned()),

@@ -137,8 +137,8 @@ impl Lifecycle {
         self.predecessor.as_ref()
     }
 
-    /// What an answer at the control socket depends on.
-    pub fn desk(&self) -> Desk {
+    /// What an answer at the control socket depends on, but for the service's name.
+    pub fn desk(&self) -> Desk<'static> {
         let successor = match (&self.successor, self.accepting, self.left) {
             (Some(successor), ..) => Some(successor.pid),
             // Of one that has stopped or crashed nobody is turned away: whoever has connected before finds it gone, and looks
@@ -148,7 +148,7 @@ impl Lifecycle {
             (None, false, _) => Some(self.pid),
         };
         let stopping = self.told.times > 0;
-        Desk { operable: self.operated, successor, upgrading: self.upgrade.is_some(), stopping }
+        Desk { operable: self.operated, successor, upgrading: self.upgrade.is_some(), stopping, name: None }
     }
 
     /// Somebody asks for an upgrade.

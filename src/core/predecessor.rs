@@ -184,10 +184,10 @@ impl<F> Predecessor<F> {
         }
     }
 
-    // M43
+    // M43, M141
     fn offer(&mut self, now: Instant, gift: Gift<F>) {
         let Gift { mut offer, pidfd, descriptors, snapshot } = gift;
-        if let Some(cause) = self.unread_schema(snapshot.as_ref()) {
+        if let Some(cause) = self.unread(snapshot.as_ref()) {
             return self.fail(cause);
         }
         offer.descriptors = descriptors.len() as u32;
@@ -202,12 +202,12 @@ impl<F> Predecessor<F> {
 
     /// Gives the service up, unless there is nobody to take it: while nothing is given up, a mistake costs
     /// nothing.
-    // M52, M120
+    // M52, M120, M141
     fn release(&mut self, now: Instant, state: Option<Packet<F>>, monotonic_us: u64, timens: Option<u64>) {
         if self.closed {
             return self.fail(Cause::Closed(Peer::Successor));
         }
-        if let Some(cause) = self.unread_schema(state.as_ref()) {
+        if let Some(cause) = self.unread(state.as_ref()) {
             return self.fail(cause);
         }
         let (info, fds) = unpack(state);
@@ -218,10 +218,14 @@ impl<F> Predecessor<F> {
     }
 
     /// What to say where the successor does not read this state.
-    fn unread_schema(&self, state: Option<&Packet<F>>) -> Option<Cause> {
-        let offered = state?.info.schema;
-        let accepted = &self.successor.schemas;
-        (!accepted.contains(&offered)).then(|| Cause::Schema { offered, accepted: accepted.clone() })
+    fn unread(&self, state: Option<&Packet<F>>) -> Option<Cause> {
+        let StateInfo { schema, fingerprint, .. } = state?.info;
+        let schemas = &self.successor.schemas;
+        if !schemas.contains(&schema) {
+            return Some(Cause::Schema { offered: schema, accepted: schemas.clone() });
+        }
+        let (offered, accepted) = (fingerprint?, self.successor.fingerprints.as_ref()?);
+        (!accepted.contains(&offered)).then(|| Cause::Fingerprint { offered, accepted: accepted.clone() })
     }
 
     /// Sends as many batches as may be on their way, and the snapshot once all of them have arrived.

@@ -189,12 +189,38 @@ pub enum Cause {
     #[error("{0}")]
     Mismatch(String),
     /// The successor reads other schemas than the one offered.
-    #[error("the state has schema {offered}; the successor reads {accepted:?}")]
+    #[error(
+        "the state has schema {offered}; the successor reads {accepted:?}: have it read that one too, and say so with \
+         Config::schemas"
+    )]
     Schema {
         /// The schema of the state.
         offered: u32,
         /// The schemas that the successor named.
         accepted: Vec<u32>,
+    },
+    /// The successor reads types of other shapes than the one offered.
+    #[error(
+        "the state has a shape of fingerprint {offered:016x}; the successor reads {accepted:016x?}: its type has changed between \
+         the two versions. Have the successor read the type of before as well, and say so with Config::reads; or number \
+         the shapes with State::schema and Config::schemas"
+    )]
+    Fingerprint {
+        /// The fingerprint of the state's shape.
+        offered: u64,
+        /// Those that the successor named.
+        accepted: Vec<u64>,
+    },
+    /// The service that runs at the control socket is another one than those that this program takes over.
+    #[error(
+        "the service that runs here is {found:?}, and this program takes over {wanted:?} alone: is it the right control \
+         socket? If so, have it say Config::replaces({found:?})"
+    )]
+    OtherService {
+        /// The name of the service that runs.
+        found: String,
+        /// The names of those that this program takes over.
+        wanted: Vec<String>,
     },
     /// A frame could not be sent: not a byte of it has left.
     #[error("cannot send {frame}: {reason}")]
@@ -225,7 +251,8 @@ impl Cause {
             Cause::OutOfOrder { .. } => ErrorCode::OutOfOrder,
             Cause::DescriptorsLost { .. } | Cause::Mismatch(_) => ErrorCode::Descriptors,
             Cause::Violation(..) => ErrorCode::Malformed,
-            Cause::Schema { .. } => ErrorCode::Schema,
+            Cause::Schema { .. } | Cause::Fingerprint { .. } => ErrorCode::Schema,
+            Cause::OtherService { .. } => ErrorCode::Name,
         }
     }
 }

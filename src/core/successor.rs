@@ -17,6 +17,8 @@ use crate::core::wire::{
 pub struct Successor<F> {
     step: Step,
     waits: Waits,
+    /// The names of the services that this side takes over, where it does not take any.
+    services: Option<Vec<String>>,
     manifest: Manifest,
     farewells: usize,
     settled: Option<Ending>,
@@ -136,6 +138,7 @@ impl<F> Successor<F> {
         Successor {
             step: Step::Requested,
             waits,
+            services: receive.services.clone(),
             manifest: Manifest::default(),
             farewells: 0,
             settled: None,
@@ -219,7 +222,7 @@ impl<F> Successor<F> {
     }
 
     /// A frame that carries no descriptors.
-    // M40, M81, M100
+    // M40, M81, M100, M144
     fn plain_frame(&mut self, frame: ServerFrame, step: Step) -> Result<(), Cause> {
         match (frame, step) {
             (ServerFrame::Hello(hello), Step::Requested) => {
@@ -228,6 +231,9 @@ impl<F> Successor<F> {
                         code: ErrorCode::Version,
                         message: format!("the service speaks protocol {}, this program {PROTOCOL}", hello.protocol),
                     });
+                }
+                if let Some(wanted) = self.services.take_if(|services| is_other(services, &hello)) {
+                    return Err(Cause::OtherService { found: hello.name, wanted });
                 }
                 self.event(SuccessorEvent::Hello(hello));
                 Ok(())
@@ -538,6 +544,11 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// Whether a service is none of these. A name that nobody has chosen says nothing: it changes with the file's.
+fn is_other(services: &[String], hello: &Hello) -> bool {
+    hello.named != Some(false) && !services.contains(&hello.name)
 }
 
 // M27, M42

@@ -261,11 +261,12 @@ impl Generation {
     pub(crate) fn hello(&self) -> Hello {
         Hello {
             protocol: PROTOCOL,
-            name: shorten(&self.config.name, MAX_TEXT),
+            name: self.config.shown_name(),
             version: shorten(&self.config.version, MAX_TEXT),
             pid: std::process::id(),
             generation: self.number,
             phase: self.phase(),
+            named: self.config.name.is_none().then_some(false),
         }
     }
 
@@ -273,7 +274,7 @@ impl Generation {
     pub(crate) fn status(&self) -> Status {
         let board = self.board();
         Status {
-            name: shorten(&self.config.name, MAX_TEXT),
+            name: self.config.shown_name(),
             version: shorten(&self.config.version, MAX_TEXT),
             pid: std::process::id(),
             generation: self.number,
@@ -331,8 +332,8 @@ impl Generation {
         self.board().life.phase()
     }
 
-    pub(crate) fn desk(&self) -> Desk {
-        self.board().life.desk()
+    pub(crate) fn desk(&self) -> Desk<'_> {
+        Desk { name: self.config.name.as_deref(), ..self.board().life.desk() }
     }
 
     pub(crate) fn history(&self) -> Vec<Attempt> {

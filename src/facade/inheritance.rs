@@ -7,9 +7,13 @@ use std::os::fd::AsFd;
 
 use crate::driver::descriptor::Inheritable;
 use crate::driver::taking::Inherited;
+#[cfg(feature = "bincode")]
+use crate::error::StateError;
 use crate::error::{Error, Result};
 use crate::facade::form::Form;
 use crate::state::Received;
+#[cfg(feature = "bincode")]
+use crate::state::shape_of;
 
 /// What a new generation begins with: descriptors by name, and the snapshot. Empty on a cold start.
 /// [`crate::Inheritance`], and [`crate::tokio::Inheritance`] on tokio.
@@ -108,6 +112,14 @@ impl<F: Form> Inheritance<F> {
     /// The snapshot's bytes, if there is one.
     pub fn received(&self) -> Option<&Received> {
         self.inherited.state().map(AsRef::as_ref)
+    }
+
+    /// Finds out on a cold start already whether the state of the handoff to come can be read, unless schemas were named: they
+    /// may be what it is read by.
+    #[cfg(feature = "bincode")]
+    pub(super) fn check_shape<T: serde::de::DeserializeOwned>(&self) -> Result<(), StateError> {
+        let is_due = self.received().is_none() && !self.inherited.names_schemas();
+        self.inherited.noted(if is_due { shape_of::<T>().map(drop) } else { Ok(()) })
     }
 
     /// Tells the predecessor how the initialisation goes, and begins its ready deadline anew.

@@ -186,7 +186,7 @@ impl RawPredecessor {
 
 pub(crate) fn hello() -> Value {
     json!({
-        "type": "hello", "protocol": {"min": 1, "max": 1}, "name": "raw", "version": "0", "pid": std::process::id(),
+        "type": "hello", "protocol": {"min": 1, "max": 1}, "name": "tested", "version": "0", "pid": std::process::id(),
         "generation": 1, "phase": "serving",
     })
 }

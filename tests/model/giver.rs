@@ -273,7 +273,7 @@ fn update_before_farewell(who: usize) -> u8 {
 }
 
 fn packet(memfd: Fd) -> Packet<Fd> {
-    Packet { info: StateInfo { length: 1, schema: 1, codec: String::new() }, memfd }
+    Packet { info: StateInfo { length: 1, schema: 1, codec: String::new(), fingerprint: None }, memfd }
 }
 
 fn entry(name: &str) -> Arc<Entry> {

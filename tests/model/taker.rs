@@ -52,7 +52,14 @@ impl World {
             return;
         }
         self.processes[taker].attempts -= 1;
-        let receive = Receive { protocol: PROTOCOL, pid: taker as u32, version: String::new(), schemas: vec![1] };
+        let receive = Receive {
+            protocol: PROTOCOL,
+            pid: taker as u32,
+            version: String::new(),
+            schemas: vec![1],
+            fingerprints: None,
+            services: None,
+        };
         self.calls.push(Call {
             taker,
             giver: None,

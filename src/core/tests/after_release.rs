@@ -1,8 +1,8 @@
 //! Frames out of order, and lines that are none, before and after the commit point.
 
-use super::pair::{Pair, SECOND, WAITS, gift, packet, release};
+use super::pair::{Pair, SECOND, WAITS, gift, packet, receive, release};
 use crate::core::wire::{
-    Active, ClientFrame, Draining, Ending, ErrorCode, Farewell, MAX_TEXT, Progress, Ready, Received, Release,
+    Active, ClientFrame, Draining, Ending, ErrorCode, Farewell, MAX_TEXT, Progress, Ready, Receive, Received, Release,
     ServerFrame, Settled, WireError,
 };
 use crate::core::{
@@ -198,6 +198,29 @@ fn a_predecessor_takes_no_descriptors() {
     pair.giver_input(Input::Frame(Ready {}.into(), vec![7]));
     assert_eq!(pair.giver_aborted(), Some(ErrorCode::Descriptors));
     assert!(!pair.giver_events.contains(&GiverEvent::Ready));
+}
+
+// M141
+#[test]
+fn a_final_state_of_a_shape_that_the_successor_does_not_name_stops_the_release() {
+    let shaped = |fingerprint| {
+        let mut state = packet(4, 0);
+        state.info.fingerprint = fingerprint;
+        state
+    };
+    let released = |named: Option<Vec<u64>>, fingerprint: Option<u64>| {
+        let mut pair = Pair::made(WAITS, Receive { fingerprints: named, ..receive() }, true);
+        pair.give(GiverCommand::Offer(Box::new(gift(1, None))));
+        pair.run();
+        let mut pair = pair.readied();
+        pair.give(release(Some(shaped(fingerprint))));
+        (pair.giver_aborted(), pair.giver_accepts())
+    };
+    assert_eq!(released(Some(vec![7]), Some(8)), (Some(ErrorCode::Schema), true));
+    assert_eq!(released(Some(vec![]), Some(8)), (Some(ErrorCode::Schema), true));
+    for (named, fingerprint) in [(Some(vec![7, 8]), Some(8)), (None, Some(8)), (Some(vec![7]), None)] {
+        assert_eq!(released(named, fingerprint), (None, false));
+    }
 }
 
 // M52

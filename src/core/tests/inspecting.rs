@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::pair::receive;
 use crate::core::wire::{
-    Active, ClientFrame, ErrorCode, GetStatus, Help, MAX_SCHEMAS, MAX_TEXT, Receive, ServerFrame, Stop, Upgrade,
-    VersionRange, Watch, WireError, parse_client_line,
+    Active, ClientFrame, ErrorCode, GetStatus, Help, MAX_SCHEMAS, MAX_SERVICES, MAX_TEXT, Receive, ServerFrame, Stop,
+    Upgrade, VersionRange, Watch, WireError, parse_client_line,
 };
 use crate::core::{Answer, Desk, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
 
@@ -13,7 +13,7 @@ fn answer(line: Result<ClientFrame, WireError>, successor: Option<u32>) -> Answe
     at(Desk { successor, ..Desk::default() }, line)
 }
 
-fn at(desk: Desk, line: Result<ClientFrame, WireError>) -> Answer {
+fn at(desk: Desk<'_>, line: Result<ClientFrame, WireError>) -> Answer {
     Inspector::new(Instant::now()).line(Instant::now(), line, desk)
 }
 
@@ -54,7 +54,7 @@ fn what_is_offered_is_done() {
 #[test]
 fn one_upgrade_at_a_time() {
     let busy = |successor, upgrading, stopping| {
-        let desk = Desk { operable: true, successor, upgrading, stopping };
+        let desk = Desk { operable: true, successor, upgrading, stopping, name: None };
         said(&at(desk, Ok(Upgrade::default().into())))
     };
     assert_eq!(busy(Some(4711), false, false), (true, Some(ErrorCode::Busy)));
@@ -138,6 +138,36 @@ fn a_successor_without_a_version_in_common_is_refused() {
     assert_eq!(begins(1, 9), (true, None));
     assert_eq!(begins(2, 9), (false, Some(ErrorCode::Version)));
     assert_eq!(begins(0, 0), (false, Some(ErrorCode::Version)));
+}
+
+// M143
+#[test]
+fn a_successor_of_another_service_is_refused() {
+    let begins = |name: Option<&str>, services: Option<&[&str]>| {
+        let services = services.map(|services| services.iter().map(|name| (*name).to_owned()).collect());
+        said(&at(Desk { name, ..Desk::default() }, Ok(Receive { services, ..receive() }.into())))
+    };
+    assert_eq!(begins(Some("app"), Some(&["other", "another"])), (false, Some(ErrorCode::Name)));
+    assert_eq!(begins(Some("app"), Some(&[])), (false, Some(ErrorCode::Name)));
+    for (name, services) in
+        [(Some("app"), Some(&["other", "app"][..])), (Some("app"), None), (None, Some(&["other"][..])), (None, None)]
+    {
+        assert_eq!(begins(name, services), (true, None));
+    }
+}
+
+// M27
+#[test]
+fn a_receive_with_too_many_names_or_fingerprints_is_refused() {
+    let begins = |services: usize, length: usize, fingerprints: usize| {
+        let services = Some(vec!["x".repeat(length); services]);
+        let fingerprints = Some(vec![0; fingerprints]);
+        said(&answer(Ok(Receive { services, fingerprints, ..receive() }.into()), None)).1
+    };
+    assert_eq!(begins(MAX_SERVICES, MAX_TEXT, MAX_SCHEMAS), None);
+    assert_eq!(begins(MAX_SERVICES + 1, 1, 1), Some(ErrorCode::Malformed));
+    assert_eq!(begins(1, MAX_TEXT + 1, 1), Some(ErrorCode::Malformed));
+    assert_eq!(begins(1, 1, MAX_SCHEMAS + 1), Some(ErrorCode::Malformed));
 }
 
 // M27

@@ -13,7 +13,14 @@ fn serving() -> Lifecycle {
 }
 
 fn receive() -> Receive {
-    Receive { protocol: PROTOCOL, pid: 33, version: "1".to_owned(), schemas: vec![0] }
+    Receive {
+        protocol: PROTOCOL,
+        pid: 33,
+        version: "1".to_owned(),
+        schemas: vec![0],
+        fingerprints: None,
+        services: None,
+    }
 }
 
 #[test]

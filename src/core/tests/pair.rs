@@ -354,7 +354,14 @@ impl Pair {
 }
 
 pub(super) fn receive() -> Receive {
-    Receive { protocol: PROTOCOL, pid: 4711, version: "1.5.0".to_owned(), schemas: vec![0, 2] }
+    Receive {
+        protocol: PROTOCOL,
+        pid: 4711,
+        version: "1.5.0".to_owned(),
+        schemas: vec![0, 2],
+        fingerprints: None,
+        services: None,
+    }
 }
 
 pub(super) fn entry(name: &str, index: u32) -> Arc<Entry> {
@@ -400,7 +407,7 @@ pub(super) fn packet(length: u32, schema: u32) -> Packet<u32> {
 }
 
 pub(super) fn info(length: u64, schema: u32) -> StateInfo {
-    StateInfo { length, schema, codec: "raw".to_owned() }
+    StateInfo { length, schema, codec: "raw".to_owned(), fingerprint: None }
 }
 
 pub(super) fn release(state: Option<Packet<u32>>) -> GiverCommand<u32> {

@@ -109,6 +109,35 @@ fn a_snapshot_that_the_successor_does_not_read_is_not_offered() {
     assert!(pair.giver_accepts());
 }
 
+// M141
+#[test]
+fn a_snapshot_of_a_shape_that_the_successor_does_not_name_is_not_offered() {
+    let mut pair = Pair::made(WAITS, Receive { fingerprints: Some(vec![7]), ..receive() }, true);
+    let mut state = packet(48, 0);
+    state.info.fingerprint = Some(8);
+    pair.give(GiverCommand::Offer(Box::new(gift(1, Some(state)))));
+    assert_eq!((pair.giver_tags(), pair.giver_aborted()), (vec!["abort"], Some(ErrorCode::Schema)));
+    assert_eq!(pair.giver_events, [GiverEvent::Failed(Cause::Fingerprint { offered: 8, accepted: vec![7] })]);
+    assert!(pair.giver_accepts());
+}
+
+// M144
+#[test]
+fn a_service_of_another_name_is_left_alone() {
+    let ours = VersionRange { min: 1, max: 1 };
+    let greeted = |services: Option<&[&str]>, named: Option<bool>| {
+        let services = services.map(|services| services.iter().map(|name| (*name).to_owned()).collect());
+        let mut pair = Pair::made(WAITS, Receive { services, ..receive() }, true);
+        pair.hear_giver(Hello { named, ..hello(ours) }, vec![]);
+        pair.taker_aborted()
+    };
+    assert_eq!(greeted(Some(&["other", "another"]), None), Some(ErrorCode::Name));
+    assert_eq!(greeted(Some(&["other"]), Some(true)), Some(ErrorCode::Name));
+    assert_eq!(greeted(Some(&["other", "app"]), None), None);
+    assert_eq!(greeted(None, None), None, "it takes any");
+    assert_eq!(greeted(Some(&["other"]), Some(false)), None, "nobody has chosen that name");
+}
+
 // M64
 #[test]
 fn the_protocol_does_not_look_at_the_codec() {
@@ -145,7 +174,7 @@ fn a_batch_or_snapshot_that_never_comes_is_given_up() {
 
 fn hello(protocol: VersionRange) -> Hello {
     let (name, version) = ("app".to_owned(), "1".to_owned());
-    Hello { protocol, name, version, pid: 1, generation: 1, phase: Phase::Serving }
+    Hello { protocol, name, version, pid: 1, generation: 1, phase: Phase::Serving, named: None }
 }
 
 fn refuses(announced: Offer) -> Option<ErrorCode> {

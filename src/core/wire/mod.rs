@@ -41,8 +41,10 @@ pub const MAX_ADDR: usize = 512;
 pub const MAX_DEPTH: usize = 32;
 /// The largest state, in bytes: 1 TiB.
 pub const MAX_STATE: u64 = 1 << 40;
-/// The most schemas a successor may name.
+/// The most schemas a successor may name, and the most fingerprints.
 pub const MAX_SCHEMAS: usize = 64;
+/// The most services a successor may name.
+pub const MAX_SERVICES: usize = 16;
 /// The longest file name of a control socket, in bytes: a longer path is reached through
 /// `/proc/self/fd/N/NAME`, and a socket address holds 107 bytes. See `unix(7)`.
 pub const MAX_FILE_NAME: usize = 80;
@@ -331,8 +333,10 @@ pub enum ErrorCode {
     OutOfOrder,
     /// Known, but not offered by this service.
     Unsupported,
-    /// A state whose schema the successor does not read.
+    /// A state whose schema or shape the successor does not read.
     Schema,
+    /// A service of another name than those that the successor takes over.
+    Name,
     /// Descriptors did not arrive, or are not what the manifest says.
     Descriptors,
     /// The peer took too long.
@@ -364,6 +368,9 @@ pub struct StateInfo {
     /// How it is encoded; `raw` where only the application knows.
     #[serde(deserialize_with = "strict::text::<MAX_TEXT, _>")]
     pub codec: String,
+    /// The fingerprint of its shape, where that was derived from its type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<u64>,
 }
 
 /// How one attempt at a handoff ended.
@@ -729,6 +736,12 @@ pub struct Receive {
     pub version: String,
     /// The state schemas that it reads.
     pub schemas: Vec<u32>,
+    /// The fingerprints of the shapes that it reads; absent where it looks at what comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprints: Option<Vec<u64>>,
+    /// The names of the services that it takes over; absent where it takes any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Vec<String>>,
 }
 
 /// The fields of `received`.
@@ -775,6 +788,9 @@ pub struct Hello {
     /// What it is doing.
     #[serde(deserialize_with = "strict::word")]
     pub phase: Phase,
+    /// Whether somebody has chosen the name; `false` where it is merely the program's. Absent: yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<bool>,
 }
 
 /// The fields of the answer to `help`.

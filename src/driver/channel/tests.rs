@@ -21,7 +21,14 @@ const WAITS: Waits =
     Waits { offer: WAIT, transfer: WAIT, ready: WAIT, release: WAIT, active: WAIT, drain: WAIT, probation: WAIT };
 
 fn receive() -> Receive {
-    Receive { protocol: PROTOCOL, pid: 1, version: "1".to_owned(), schemas: vec![0] }
+    Receive {
+        protocol: PROTOCOL,
+        pid: 1,
+        version: "1".to_owned(),
+        schemas: vec![0],
+        fingerprints: None,
+        services: None,
+    }
 }
 
 fn progress(length: usize) -> ClientFrame {

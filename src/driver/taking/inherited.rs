@@ -135,6 +135,12 @@ impl Inherited {
         self.source.is_cold()
     }
 
+    /// Whether the application has schemas of its own.
+    #[cfg(feature = "bincode")]
+    pub(crate) fn names_schemas(&self) -> bool {
+        self.config.schemas != [0]
+    }
+
     /// The generation that this process is about to be.
     pub(crate) fn generation(&self) -> u64 {
         self.source.generation()

@@ -43,6 +43,8 @@ impl Search {
 
     // M1, M3
     pub(crate) fn look(&mut self) -> Result<Found> {
+        // Before anybody depends on it, also where nobody is there.
+        self.config.fingerprints()?;
         let place = Place::open(&self.config.path)?;
         let before = place.look()?;
         if let Some(stream) = place.connect()? {

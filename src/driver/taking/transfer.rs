@@ -57,6 +57,8 @@ impl Transfer {
             pid: std::process::id(),
             version: wire::shorten(&config.version, wire::MAX_TEXT),
             schemas: config.schemas.clone(),
+            fingerprints: config.fingerprints()?,
+            services: config.services(),
         };
         let began = Instant::now();
         let role = Successor::new(receive, config.timeouts.waits(), began);

@@ -80,9 +80,11 @@ impl Inheritance {
     ///
     /// # Errors
     ///
-    /// As [`Received::serde`].
+    /// As [`Received::serde`]. On a cold start [`StateError::Unseen`], where no other schemas were named with
+    /// [`Config::schemas`]: no later start could read the state.
     #[cfg(feature = "bincode")]
     pub fn state<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>, StateError> {
+        self.check_shape::<T>()?;
         self.state_with(Received::serde)
     }
 

@@ -77,6 +77,7 @@ impl Inheritance {
     /// As there.
     #[cfg(feature = "bincode")]
     pub async fn state<T: serde::de::DeserializeOwned + Send + 'static>(&self) -> Result<Option<T>, StateError> {
+        self.check_shape::<T>()?;
         self.state_with(Received::serde).await
     }
 

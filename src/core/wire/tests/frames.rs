@@ -7,7 +7,7 @@ fn name(name: &str) -> Name {
 }
 
 fn state() -> StateInfo {
-    StateInfo { length: u64::MAX, schema: 7, codec: "raw".to_owned() }
+    StateInfo { length: u64::MAX, schema: 7, codec: "raw".to_owned(), fingerprint: Some(u64::MAX) }
 }
 
 fn attempt(lap: Option<u64>, reason: Option<&str>) -> Attempt {
@@ -36,7 +36,15 @@ fn client_frames() -> Vec<ClientFrame> {
         Upgrade::default().into(),
         Upgrade { timeout_ms: Some(1) }.into(),
         Stop {}.into(),
-        Receive { protocol, pid: u32::MAX, version: text.clone(), schemas: vec![0, u32::MAX] }.into(),
+        Receive {
+            protocol,
+            pid: u32::MAX,
+            version: text.clone(),
+            schemas: vec![0, u32::MAX],
+            fingerprints: Some(vec![u64::MAX]),
+            services: Some(vec![text.clone()]),
+        }
+        .into(),
         Received { batch: 65 }.into(),
         Progress { message: text.clone() }.into(),
         Ready {}.into(),
@@ -71,6 +79,7 @@ fn server_frames() -> Vec<ServerFrame> {
             pid: 1,
             generation: u64::MAX,
             phase: Phase::Stranded,
+            named: Some(false),
         }
         .into(),
         HelpText { words }.into(),
@@ -157,7 +166,11 @@ fn every_frame_comes_back_with_unknown_fields_around_it() {
 #[test]
 fn a_frame_without_a_field_that_it_needs_is_malformed() {
     // An Option may be absent.
-    const OPTIONAL: [&str; 17] = [
+    const OPTIONAL: [&str; 21] = [
+        "fingerprint",
+        "fingerprints",
+        "services",
+        "named",
         "state",
         "path",
         "successor",
@@ -551,6 +564,8 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("a socket's `addr`", format!("{MAX_ADDR} bytes")),
         ("objects and lists nested in one line, the frame's own object among them", format!("{MAX_DEPTH}")),
         ("the schemas that a successor names", grouped(MAX_SCHEMAS)),
+        ("the fingerprints that a successor names", grouped(MAX_SCHEMAS)),
+        ("the services that a successor names", grouped(crate::core::wire::MAX_SERVICES)),
         ("the attempts in `history`", grouped(MAX_HISTORY)),
         ("the farewells of one generation, relayed ones and its own", grouped(MAX_FAREWELLS)),
         ("the file name of a control socket", format!("{} bytes", crate::core::wire::MAX_FILE_NAME)),
