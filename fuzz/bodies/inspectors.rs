@@ -62,7 +62,7 @@ struct World {
 pub(crate) fn run(data: &[u8]) {
     let now = Instant::now();
     let connections = (0..CONNECTIONS).map(|_| Connection::new(now)).collect();
-    let mut world = World { now, desk: Desk { operable: true, ..Desk::default() }, connections };
+    let mut world = World { now, desk: Desk { operable: true, name: Some("app"), ..Desk::default() }, connections };
     for operation in data.chunks_exact(2).take(MOST) {
         world.operate(operation[0], operation[1]);
         world.check();
@@ -74,7 +74,7 @@ impl World {
         let which = usize::from(operation >> 6) % CONNECTIONS;
         match operation & 63 {
             // A flood of one kind, in one go or in pieces.
-            kind @ 0..48 => {
+            kind @ (0..48 | 58..62) => {
                 let (line, due) = line(kind);
                 let times = 1 + usize::from(argument >> 2) % FLOOD;
                 // Long ones need not come often.
@@ -205,12 +205,16 @@ fn check_line(frame: &ServerFrame) {
 
 /// A line with its end, and what is due.
 fn line(kind: u8) -> (Vec<u8>, Due) {
-    use ErrorCode::{Malformed, OutOfOrder, TooLong, UnknownType, Version};
+    use ErrorCode::{Malformed, Name, OutOfOrder, TooLong, UnknownType, Version};
 
     let receive = |version: &str, max: u32, schemas: usize| {
         let schemas = vec!["7"; schemas].join(",");
         let protocol = format!(r#"{{"min":{max},"max":{max}}}"#);
         format!(r#"{{"type":"receive","protocol":{protocol},"pid":4711,"version":"{version}","schemas":[{schemas}]}}"#)
+    };
+    let named = |services: &[&str]| {
+        // Rust's own form of these names is that of JSON.
+        receive("1", 1, 1).replacen('}', &format!(r#"}},"fingerprints":[0],"services":{services:?}"#), 1)
     };
     let nested = |depth: usize| format!(r#"{{"type":"status","new":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
     let text = |text: &str, due| (text.to_owned(), due);
@@ -262,6 +266,10 @@ fn line(kind: u8) -> (Vec<u8>, Due) {
         44 => text(" \t \r", Due::Silence),
         45 => ("x".repeat(MAX_LINE - 1), Due::Error(Malformed)),
         46 => ("x".repeat(MAX_LINE), Due::End(TooLong)),
+        58 => (named(&["other", "app"]), Due::Handoff(None)),
+        59 => (named(&[]), Due::Handoff(Some(Name))),
+        60 => (named(&["\n".repeat(500).as_str(); 16]), Due::Handoff(Some(Name))),
+        61 => (named(&["app"; 17]), Due::Handoff(Some(Malformed))),
         _ => (format!("{{{}", " ".repeat(MAX_LINE)), Due::End(TooLong)),
     };
     line.push('\n');

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::wire::{
     ClientFrame, ErrorCode, Failure, HelpText, MAX_SCHEMAS, MAX_SERVICES, MAX_TEXT, PROTOCOL, Receive, ServerFrame,
-    Stopping, WireError,
+    Stopping, WireError, shorten,
 };
 
 /// How many connections may look at once. One more takes the place of the one that has been quiet longest.
@@ -184,7 +184,7 @@ fn begin(receive: Receive, desk: Desk<'_>) -> Answer {
         if !services.iter().any(|service| service == name) {
             let message =
                 format!("this is the service {name:?}, and process {} takes over {services:?} alone", receive.pid);
-            return refuse(ErrorCode::Name, message);
+            return refuse(ErrorCode::Name, shorten(&message, MAX_TEXT));
         }
     }
     Answer::Begin(receive)
