@@ -151,6 +151,9 @@ pub(crate) struct Giving {
     held: Option<Milestone>,
     /// What a successor that fails may have changed.
     flags: Flags,
+    /// Progress that nobody was told of, and when it is time.
+    untold: Option<String>,
+    tell_progress: Option<Instant>,
     /// The successor's process, where it is our child.
     child: Option<Spawned>,
 }
@@ -165,6 +168,9 @@ pub(crate) enum Milestone {
     Departed,
     Over(Failure),
 }
+
+/// How often those who listen, and the log, are told of progress: of what the successor says meanwhile, the last counts.
+const TELL_PROGRESS: Duration = Duration::from_millis(50);
 
 /// Beside the link's own.
 const LET_GO: u64 = u64::MAX;
@@ -196,6 +202,8 @@ impl Giving {
             over: false,
             held: None,
             flags: Flags::default(),
+            untold: None,
+            tell_progress: None,
             child: None,
         };
         giving.begin();
@@ -231,7 +239,8 @@ impl Giving {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.link().deadline()
+        let progress = self.tell_progress.filter(|_| self.untold.is_some());
+        self.link().deadline().into_iter().chain(progress).min()
     }
 
     /// From here on the successor's process is ended and reaped if it does not take the service.
@@ -386,7 +395,10 @@ impl Giving {
         loop {
             self.note_letting_go();
             // Each time: a successor that talks without end puts it off no longer than one that is silent.
-            let event = self.link_mut().step(Instant::now(), table)?;
+            let Some(event) = self.link_mut().step(Instant::now(), table) else {
+                self.tell_progress();
+                return None;
+            };
             if let Some(milestone) = self.note(event, table) {
                 return Some(milestone);
             }
@@ -402,8 +414,28 @@ impl Giving {
         }
     }
 
+    /// Tells of the last progress, if it is time.
+    fn tell_progress(&mut self) {
+        let now = Instant::now();
+        if self.tell_progress.is_none_or(|at| at <= now) {
+            self.tell_last_progress();
+        }
+    }
+
+    // M147
+    fn tell_last_progress(&mut self) {
+        if let Some(message) = self.untold.take() {
+            tracing::info!(event = "progress", progress = message, "the successor initialises");
+            self.tell(News::Progress, &message);
+            self.tell_progress = Some(Instant::now() + TELL_PROGRESS);
+        }
+    }
+
     // M92
     fn note(&mut self, event: Event, table: &[BorrowedFd<'_>]) -> Option<Milestone> {
+        if !matches!(event, Event::Progress(_)) {
+            self.tell_last_progress();
+        }
         match event {
             Event::Transferred => {
                 self.laps.transferred = Some(Instant::now());
@@ -414,9 +446,8 @@ impl Giving {
                 None
             }
             Event::Progress(message) => {
-                tracing::info!(event = "progress", progress = message, "the successor initialises");
-                self.tell(News::Progress, &message);
-                self.generation.progress(message);
+                self.generation.progress(message.clone());
+                self.untold = Some(message);
                 None
             }
             Event::Ready => {

@@ -14,6 +14,7 @@ pub(crate) mod hooks;
 pub(crate) mod laps;
 pub(crate) mod launch;
 pub(crate) mod named;
+mod pace;
 pub(crate) mod place;
 pub(crate) mod reception;
 pub(crate) mod seat;

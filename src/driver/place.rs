@@ -17,8 +17,9 @@ use crate::sys::file;
 
 /// How long a path may be to be bound and connected to as it is.
 const MAX_PATH: usize = 107;
-/// How many connections may wait for the control socket to be accepted.
-const BACKLOG: i32 = 1024;
+/// How many connections may wait for the control socket to be accepted. Whoever connects behind so many of somebody else's waits
+/// for all of them; so they are few, and more than ever come at once in good order.
+pub(crate) const BACKLOG: i32 = 64;
 /// How long to wait for room in the backlog.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a lock that another process holds is tried again: `flock(2)` knows no deadline.

@@ -18,7 +18,12 @@ pub(crate) struct Process {
 impl Process {
     /// Starts one, and returns once it serves.
     pub(crate) fn start(example: &str, args: &[&str]) -> Process {
-        Process::begin(Command::new(program(example)).args(args))
+        Process::start_with(example, args, &[])
+    }
+
+    /// As [`Process::start`], with these in its environment.
+    pub(crate) fn start_with(example: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
+        Process::begin(Command::new(program(example)).args(args).envs(env.iter().copied()))
     }
 
     /// By this command.

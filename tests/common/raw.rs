@@ -28,6 +28,11 @@ impl Raw {
         Raw::new(UnixStream::connect(path).unwrap())
     }
 
+    /// For whoever goes on without frames.
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// Connects as a stranger does, and reads the greeting.
     pub(crate) fn greeted(path: &Path) -> Raw {
         let mut raw = Raw::connect(path);

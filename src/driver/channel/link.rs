@@ -14,13 +14,17 @@ use super::{Carried, Channel, Fill, Point, Stuck};
 use crate::core::wire::{Frame, WireError};
 use crate::core::{Input, Output, Role};
 use crate::driver::arbiter::{Arbiter, Claim};
+use crate::driver::pace::Pace;
 use crate::sys::event::{Interest, Poller};
 use crate::sys::process;
 
 const STREAM: u64 = 0;
 const PEER: u64 = 1;
-/// How many inputs are taken in before it is the others' turn, and the deadline's: no peer puts it off by talking.
-const MAX_INPUTS: usize = 1024;
+/// How many inputs are taken in before it is the others' turn, and the deadline's: no peer puts it off by talking. At once, as
+/// many as may have come while this process was stopped; and every two milliseconds, more than a handoff of 16,384
+/// descriptors has.
+const INPUTS_AT_ONCE: u32 = 1024;
+const INPUTS_A_TURN: u32 = 64;
 /// For how long, and how often, a lock is tried that somebody else holds: a child of the dead owner's has it until it has
 /// become another program (`execve(2)`).
 const CLAIM_FOR: Duration = Duration::from_millis(50);
@@ -41,15 +45,15 @@ pub(crate) struct Link<R: Role> {
     said_eof: bool,
     said_dead: bool,
     garbled: bool,
-    /// Whether the poller also waits for room to send.
-    waits_to_send: bool,
+    /// What the poller waits for.
+    interest: Interest,
     /// Since when the kernel takes nothing, and when to try again.
     stuck: Option<(Instant, Instant)>,
     /// Since when the lock is tried that somebody else holds, and when to try again.
     claiming: Option<(Instant, Instant)>,
-    /// How many inputs were taken in since there was nothing to do, and when it was somebody else's turn before that.
-    inputs: usize,
-    unfinished: Option<Instant>,
+    pace: Pace,
+    /// Until when nothing more is taken in.
+    paused_until: Option<Instant>,
     /// What the owner of the service holds.
     pub(crate) arbiter: Option<Arc<Arbiter>>,
     /// The handoff that this connection is for. Entered in steps, which do not wait, and held by whoever logs about it.
@@ -74,11 +78,11 @@ where
             said_eof: false,
             said_dead: false,
             garbled: false,
-            waits_to_send: false,
+            interest: Interest::Read,
             stuck: None,
             claiming: None,
-            inputs: 0,
-            unfinished: None,
+            pace: Pace::new(INPUTS_A_TURN, INPUTS_AT_ONCE),
+            paused_until: None,
             arbiter: None,
             span: Span::none(),
             #[cfg(feature = "fault-injection")]
@@ -110,7 +114,7 @@ where
     /// When to step at the latest.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let retry = self.stuck.or(self.claiming).map(|(_, again)| again);
-        self.role.deadline().into_iter().chain(retry).chain(self.unfinished).min()
+        self.role.deadline().into_iter().chain(retry).chain(self.paused_until).min()
     }
 
     pub(crate) fn command(&mut self, command: R::Command) {
@@ -133,7 +137,7 @@ where
     pub(crate) fn step(&mut self, now: Instant, table: &[BorrowedFd<'_>]) -> Option<R::Event> {
         let span = self.span.clone();
         let _entered = span.enter();
-        self.unfinished = None;
+        self.paused_until = self.paused_until.filter(|until| now < *until);
         loop {
             if let Some(event) = self.carry_out(now, table) {
                 return Some(event);
@@ -143,18 +147,15 @@ where
             }
             // What has come counts before the time does: a process that was stopped for a while finds its
             // deadline passed, and in the same moment the word that it waited for.
-            if self.inputs < MAX_INPUTS && self.take_in(now) {
-                self.inputs += 1;
+            if self.paused_until.is_none() && self.take_in(now) {
+                self.paused_until = self.pace.take(now);
                 continue;
             }
             if self.is_late(now) {
                 self.time_out(now);
                 continue;
             }
-            let all_taken_in = std::mem::take(&mut self.inputs) < MAX_INPUTS;
-            // Nothing else tells of what has been received already.
-            self.unfinished = (!all_taken_in).then_some(now);
-            self.await_room();
+            self.rearm();
             return None;
         }
     }
@@ -327,15 +328,20 @@ where
         }
     }
 
-    /// Waits for room to send while something is queued, and only then.
-    fn await_room(&mut self) {
+    /// Waits for room to send while something is queued, and for what comes unless the peer has said too much at once.
+    fn rearm(&mut self) {
         // Where the kernel takes nothing for another reason, there may well be room.
-        let waits = !self.said_eof && self.stuck.is_none() && !self.is_flushed();
-        if waits != self.waits_to_send && !self.said_eof {
+        let sends = self.stuck.is_none() && !self.is_flushed();
+        let wanted = match (self.paused_until.is_none(), sends) {
+            (true, true) => Interest::Both,
+            (true, false) => Interest::Read,
+            (false, true) => Interest::Write,
+            (false, false) => Interest::HangUp,
+        };
+        if wanted != self.interest && !self.said_eof {
             // The stream is in the set until hang_up, so this does not fail.
-            let interest = if waits { Interest::Both } else { Interest::Read };
-            let _ = self.poller.change(self.channel.as_fd(), STREAM, interest);
-            self.waits_to_send = waits;
+            let _ = self.poller.change(self.channel.as_fd(), STREAM, wanted);
+            self.interest = wanted;
         }
     }
 }

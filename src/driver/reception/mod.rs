@@ -3,6 +3,7 @@
 //!
 //! Nothing here waits; a driver steps it and waits for its poller in between.
 
+mod denials;
 mod lookout;
 mod predecessor;
 mod session;
@@ -15,17 +16,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::core::wire::{Ending, ErrorCode, Failure, ServerFrame};
+use crate::core::wire::{Ending, ErrorCode, Failure, Frame, ServerFrame};
 use crate::core::{Inspector, Leave, MAX_INSPECTORS, Predecessor, PredecessorCommand};
 use crate::driver::channel::{Link, Point, pass};
 use crate::driver::descriptor::Attachment;
 use crate::driver::generation::{Arrival, Asker, Generation, Watch, Word};
+use crate::driver::pace::Pace;
 use crate::driver::signals::Caught;
 use crate::error::Error;
 use crate::state::panic_message;
 use crate::sys::event::{Interest, Poller};
 use crate::sys::limits::{self, Reserve};
 use crate::sys::{process, socket};
+use denials::Denials;
 use lookout::Lookout;
 use predecessor::Followed;
 use session::{Session, Turn};
@@ -41,8 +44,9 @@ const FIRST_SESSION: u64 = 6;
 /// What a handoff opens here: its connection and the pidfd of its successor, a poller, our own pidfd, a memfd for each of the
 /// states, and what it takes to start a child.
 const HANDOFF_FILES: usize = 12;
-/// How many connections are accepted before it is the others' turn: whoever connects in a loop is one of many.
-const ACCEPTS_A_TURN: usize = 16;
+/// How many connections are accepted every two milliseconds: at this pace whoever comes behind a full backlog of somebody else's
+/// ([`BACKLOG`](crate::driver::place::BACKLOG)) has his answer within a fraction of a tenth of a second.
+const ACCEPTS_A_TURN: u32 = 8;
 /// How many connections may wait at a control socket whose path was lost.
 const MAX_WAITING: usize = 1024;
 /// How long to leave the listener alone when the process is out of descriptors.
@@ -72,6 +76,8 @@ pub(crate) struct Reception {
     listening: bool,
     /// Until when it does not, though it should.
     paused_until: Option<Instant>,
+    pace: Pace,
+    denials: Denials,
     /// How often in a row it has panicked.
     panics: u32,
     /// For when the limit of open files is reached.
@@ -119,6 +125,8 @@ impl Reception {
             dropped: Vec::new(),
             listening: false,
             paused_until: None,
+            pace: Pace::new(ACCEPTS_A_TURN, ACCEPTS_A_TURN),
+            denials: Denials::default(),
             panics: 0,
             reserve: Reserve::keep(),
         })
@@ -168,6 +176,7 @@ impl Reception {
         self.let_go(now);
         self.keep_path(now);
         self.watch_listener(now);
+        self.denials.tell(now, self.generation.number);
         // Looked at first: what happened before the application was done is passed on.
         let done = self.generation.is_done();
         self.pass_on_news();
@@ -283,7 +292,13 @@ impl Reception {
         let predecessor = self.predecessor.as_ref().and_then(Followed::deadline);
         let dropped = self.dropped.iter().map(|(_, at)| *at);
         let lets_go = self.generation.lets_go_at().into_iter().chain(self.lookout.deadline());
-        sessions.chain(predecessor).chain(dropped).chain(lets_go).chain(self.paused_until).min()
+        sessions
+            .chain(predecessor)
+            .chain(dropped)
+            .chain(lets_go)
+            .chain(self.paused_until)
+            .chain(self.denials.deadline())
+            .min()
     }
 
     /// Watches the listener exactly while it is ours to accept on.
@@ -302,10 +317,11 @@ impl Reception {
     }
 
     fn accept(&mut self, now: Instant) {
-        for _ in 0..ACCEPTS_A_TURN {
+        while self.paused_until.is_none() {
             let Some(accepted) = self.generation.accept() else { return };
             match accepted {
                 Ok(stream) => {
+                    self.paused_until = self.pace.take(now);
                     if let Err(error) = self.greet(stream, now) {
                         tracing::debug!(event = "connection_lost", %error, "a control connection went away at once");
                     }
@@ -327,25 +343,19 @@ impl Reception {
 
     // M28, M30, M38
     fn greet(&mut self, stream: UnixStream, now: Instant) -> Result<(), Error> {
+        let peer = socket::peer_credentials(&stream).map_err(Error::io("read a peer's credentials"))?;
+        if let Err(denied) = self.generation.config.peers.check(&peer) {
+            self.denials.note(peer);
+            let word = ServerFrame::from(Failure { code: ErrorCode::Denied, message: denied.to_string() });
+            // Who has no room for it does without: nobody waits for those who may not connect.
+            return socket::send(&stream, &word.to_line()).map(drop).map_err(Error::io("turn somebody away"));
+        }
         // Best effort: without it the kernel closes what is sent here on arrival.
         let _ = socket::refuse_descriptors(stream.as_fd());
-        let peer = socket::peer_credentials(&stream).map_err(Error::io("read a peer's credentials"))?;
         let pidfd = self.pidfd_of(&stream, peer.pid());
         let token = self.next_session;
         self.next_session += 1;
         let mut session = Session::new(stream, token, pidfd, now)?;
-        if let Err(denied) = self.generation.config.peers.check(&peer) {
-            let generation = self.generation.number;
-            tracing::warn!(
-                event = "denied",
-                generation,
-                uid = peer.uid(),
-                gid = peer.gid(),
-                "denied a control connection"
-            );
-            session.last_word(Failure { code: ErrorCode::Denied, message: denied.to_string() }.into());
-            return Ok(());
-        }
         pass(Point::BeforeSend, "hello");
         session.say(&ServerFrame::from(self.generation.hello()));
         if self.sessions.len() >= MAX_INSPECTORS {
