@@ -36,6 +36,7 @@ forms! {
     a_frame_out_of_order
     a_reply_to_the_wrong_batch
     a_successor_that_stops_reading
+    a_successor_that_comes_again_after_the_offer
     a_successor_that_hangs_up
     a_successor_that_talks_garbage
     a_successor_that_aborts
@@ -536,19 +537,29 @@ fn a_thousand_silent_connections(old: Form, new: Form) {
     assert_eq!(Raw::greeted(&path).ask("status")["generation"], 2);
 }
 
-/// Its end is the end of its handoff, but the predecessor waits for 250 ms whether it has died, which makes the better
-/// message, and has not told the background of it by then.
-#[test]
-#[ignore = "the background does not know that the connection of a handoff under way has ended"]
-#[should_panic(expected = "busy")] // Until it does.
-fn a_successor_that_comes_again_after_the_offer() {
-    let (place, service) = service(Form::Blocking);
+/// Its end is the end of its handoff; but the predecessor waits for 250 ms whether it has died, which makes the better
+/// message. Whoever comes meanwhile waits as well.
+// M148
+fn a_successor_that_comes_again_after_the_offer(form: Form) {
+    let (place, service) = service(form);
     let mut first = Raw::receive(&place.path);
     first.expect("offer");
     drop(first);
     let mut again = Raw::receive(&place.path);
-    again.expect("offer");
+    let offer = again.expect("offer");
     assert_eq!(service.failure().owner(), Owner::StillUs);
+    let mut third = Raw::receive(&place.path);
+    third.expect_error("error", "busy");
+    again.take_offered(&offer);
+    drop(again);
+    // Of two that come, one is the next, and the other is told of it; one that is gone by then is not waited for.
+    drop(Raw::receive(&place.path));
+    let mut next = [(); 2].map(|()| Raw::receive(&place.path));
+    next[0].expect("offer");
+    assert!(next[1].expect_error("error", "busy").contains("4242"));
+    drop(next);
+    (0..2).for_each(|_| assert_eq!(service.failure().owner(), Owner::StillUs));
+    service.assert_unharmed();
 }
 
 fn busy_names_the_process_in_the_way(old: Form, new: Form) {

@@ -30,6 +30,8 @@ pub struct Desk<'a> {
     pub operable: bool,
     /// The process id of the successor in a handoff under way.
     pub successor: Option<u32>,
+    /// Whether that one has closed its connection: its handoff is about to end.
+    pub lost: bool,
     /// Whether an upgrade has been asked for whose successor has not come yet.
     pub upgrading: bool,
     /// Whether the service was told to stop.
@@ -57,6 +59,8 @@ pub enum Answer {
     Refuse(u32, Failure),
     /// Begin a handoff.
     Begin(Receive),
+    /// Hand this in again once the handoff under way has ended.
+    Wait(Receive),
 }
 
 impl Inspector {
@@ -106,7 +110,7 @@ impl Inspector {
     }
 
     /// Decides about one line.
-    // M31, M33, M34, M35, M99
+    // M31, M33, M34, M35, M99, M148
     pub fn line(&mut self, now: Instant, line: Result<ClientFrame, WireError>, desk: Desk<'_>) -> Answer {
         self.last_line = now;
         match line {
@@ -116,6 +120,7 @@ impl Inspector {
                 self.watches = true;
                 Answer::Watch
             }
+            Ok(ClientFrame::Receive(receive)) if desk.lost => Answer::Wait(receive),
             Ok(ClientFrame::Receive(receive)) => begin(receive, desk),
             Ok(frame @ (ClientFrame::Upgrade(_) | ClientFrame::Stop(_))) if !desk.operable => {
                 let message = format!("{} is not offered by this service", frame.tag());

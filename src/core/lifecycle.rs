@@ -132,6 +132,11 @@ impl Lifecycle {
         self.successor.as_ref()
     }
 
+    /// Whether there is one that can go without consequences: nothing was released to it.
+    pub fn successor_may_go(&self) -> bool {
+        self.successor.is_some() && matches!(self.phase, Phase::Offering | Phase::Initialising)
+    }
+
     /// The predecessor, while it drains.
     pub fn predecessor(&self) -> Option<&PredecessorStatus> {
         self.predecessor.as_ref()
@@ -148,7 +153,8 @@ impl Lifecycle {
             (None, false, _) => Some(self.pid),
         };
         let stopping = self.told.times > 0;
-        Desk { operable: self.operated, successor, upgrading: self.upgrade.is_some(), stopping, name: None }
+        let upgrading = self.upgrade.is_some();
+        Desk { operable: self.operated, successor, lost: false, upgrading, stopping, name: None }
     }
 
     /// Somebody asks for an upgrade.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
@@ -67,6 +67,8 @@ struct Board {
     path_doubted: bool,
     named: Named,
     arrivals: VecDeque<Arrival>,
+    /// The connection to the successor under way, once the application has accepted it.
+    accepted: Weak<UnixStream>,
     /// The connection to the predecessor, until the background takes it.
     link: Option<Link<Successor<OwnedFd>>>,
     /// What the background has to say to the predecessor.
@@ -209,6 +211,7 @@ impl Generation {
                 life: Lifecycle::new(origin.number, std::process::id(), origin.operated),
                 named: origin.named,
                 arrivals: VecDeque::new(),
+                accepted: Weak::new(),
                 link: None,
                 word: None,
                 dropped: Vec::new(),
@@ -372,7 +375,10 @@ impl Generation {
 
     /// A successor asks for the service: the queue is for the application to take from.
     pub(crate) fn receives(&self, receive: &Receive) {
-        self.board().life.receive(receive);
+        let mut board = self.board();
+        board.life.receive(receive);
+        // The one before it may not be closed yet.
+        board.accepted = Weak::new();
     }
 
     /// Puts a successor in the queue for the application, unless that has let the control socket go meanwhile.
@@ -396,6 +402,7 @@ impl Generation {
         }
         let arrival = board.arrivals.pop_front()?;
         self.arrivals.lower();
+        board.accepted = arrival.channel.watched();
         arrival.watched.poller.remove(arrival.channel.as_fd());
         Some(Ok(arrival))
     }
@@ -426,6 +433,14 @@ impl Generation {
         let is_lost = |arrival: &&Arrival| is_hung_up(arrival.channel.as_fd());
         let lost: Vec<u64> = self.board().arrivals.iter().filter(is_lost).map(|lost| lost.watched.token).collect();
         lost.into_iter().filter(|token| self.withdraw(*token)).count()
+    }
+
+    /// Whether the successor under way has closed its connection before anything was given up: the application has not
+    /// noticed yet, or waits whether that was its death.
+    pub(crate) fn has_lost_successor(&self) -> bool {
+        let board = self.board();
+        let accepted = board.accepted.upgrade().filter(|_| board.life.successor_may_go());
+        accepted.is_some_and(|stream| is_hung_up(stream.as_fd()))
     }
 
     pub(crate) fn has_own_child(&self) {

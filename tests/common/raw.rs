@@ -52,6 +52,11 @@ impl Raw {
     /// Takes everything that is offered, up to where the successor initialises.
     pub(crate) fn take_offer(&mut self) -> Vec<OwnedFd> {
         let offer = self.expect("offer");
+        self.take_offered(&offer)
+    }
+
+    /// Takes what this offer has announced.
+    pub(crate) fn take_offered(&mut self, offer: &Value) -> Vec<OwnedFd> {
         let mut taken = Vec::new();
         for batch in 0..offer["batches"].as_u64().unwrap() {
             taken.extend(self.line().unwrap().1);

@@ -32,6 +32,14 @@ fn questions_are_answered() {
     assert_eq!(answer(Ok(receive().into()), None), Answer::Begin(receive()));
 }
 
+// M148
+#[test]
+fn whoever_comes_after_one_that_is_lost_waits() {
+    let desk = Desk { successor: Some(4242), lost: true, ..Desk::default() };
+    assert_eq!(at(desk, Ok(receive().into())), Answer::Wait(receive()));
+    assert_eq!(at(desk, Ok(GetStatus {}.into())), Answer::Status);
+}
+
 // M31
 #[test]
 fn what_is_not_offered_is_unsupported() {

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Weak};
 
 pub(crate) use fault::{Point, pass};
 pub(crate) use link::Link;
@@ -34,7 +35,7 @@ impl Carried for OwnedFd {
 /// One end of a control connection.
 #[derive(Debug)]
 pub(crate) struct Channel<F> {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     reader: FrameReader<OwnedFd>,
     outbox: VecDeque<Message<F>>,
     /// What a receive with descriptors fills. It is there where they are welcome; where they are not, there is no room for
@@ -82,7 +83,7 @@ impl<F: Carried> Channel<F> {
         stream.set_nonblocking(true)?;
         let reader = FrameReader::default();
         let chunk = takes_descriptors.then(|| vec![0; LARGE_CHUNK].into_boxed_slice());
-        Ok(Channel { stream, reader, outbox: VecDeque::new(), chunk, closed: false })
+        Ok(Channel { stream: Arc::new(stream), reader, outbox: VecDeque::new(), chunk, closed: false })
     }
 
     /// Puts a frame in the queue.
@@ -194,6 +195,11 @@ impl<F: Carried> Channel<F> {
 
 impl<F> Channel<F> {
     /// Another descriptor of the connection.
+    /// The connection, for whoever asks whether it is there still.
+    pub(crate) fn watched(&self) -> Weak<UnixStream> {
+        Arc::downgrade(&self.stream)
+    }
+
     pub(crate) fn try_clone(&self) -> io::Result<UnixStream> {
         self.stream.try_clone()
     }

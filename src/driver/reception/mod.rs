@@ -158,7 +158,8 @@ impl Reception {
 
     fn try_step(&mut self, now: Instant) -> Next {
         let mut ready = self.poller.ready().unwrap_or_default();
-        let unfinished = std::mem::take(&mut self.unfinished);
+        let mut unfinished = std::mem::take(&mut self.unfinished);
+        unfinished.extend(self.waiting());
         ready.extend(unfinished.into_iter().filter(|token| !ready.contains(token)).collect::<Vec<_>>());
         for token in ready {
             match token {
@@ -190,6 +191,14 @@ impl Reception {
             self.generation.wake.raise();
         }
         Next::Wait(self.deadline())
+    }
+
+    /// Those who ask for the service and wait until the one before them is gone, in the order in which they came.
+    fn waiting(&self) -> Vec<u64> {
+        let waiting = self.sessions.iter().filter(|(_, session)| session.waits.is_some());
+        let mut waiting: Vec<u64> = waiting.map(|(token, _)| *token).collect();
+        waiting.sort_unstable();
+        waiting
     }
 
     /// From the moment that the service is this process's: before, they are for whoever initialises.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::core::wire::{
     ClientFrame, Concluded, ErrorCode, Failure, Frame, Receive, ServerFrame, WireError, parse_client_line,
 };
-use crate::core::{Answer, Inspector};
+use crate::core::{Answer, Desk, Inspector};
 use crate::driver::channel::{Channel, Fill};
 use crate::driver::descriptor::Attachment;
 use crate::driver::generation::{Asker, Generation, Notice};
@@ -28,6 +28,8 @@ pub(super) struct Session {
     pub(super) interest: Interest,
     /// It has closed its end for writing.
     pub(super) only_listens: bool,
+    /// It asks for the service, and waits until it is seen that the one before it is gone.
+    pub(super) waits: Option<Receive>,
     /// It has heard its last word.
     pub(super) closing: bool,
 }
@@ -49,15 +51,27 @@ impl Session {
     pub(super) fn new(stream: UnixStream, token: u64, pidfd: Option<OwnedFd>, now: Instant) -> Result<Session> {
         let channel = Channel::new(stream, false).map_err(Error::io("set up a control connection"))?;
         let (inspector, interest) = (Inspector::new(now), Interest::Read);
-        Ok(Session { channel, inspector, token, pidfd, interest, only_listens: false, closing: false })
+        Ok(Session { channel, inspector, token, pidfd, interest, only_listens: false, waits: None, closing: false })
     }
 
     /// Answers some of what is whole, and reads once. What is to be said goes out at the end: a successor that speaks
     /// at once hears the greeting together with the offer.
     // M36
     pub(super) fn turn(&mut self, generation: &Generation, now: Instant) -> Turn {
+        if let Some(receive) = self.waits.take() {
+            if is_hung_up(self.channel.as_fd()) {
+                return Turn::Ends;
+            }
+            if generation.has_lost_successor() {
+                self.waits = Some(receive);
+                return Turn::Stays;
+            }
+            if let Some(receive) = self.answer(generation, now, Ok(ClientFrame::Receive(receive))) {
+                return Turn::Begins(receive);
+            }
+        }
         let (mut received, mut lines, mut understood) = (false, 0, false);
-        while !self.closing && lines < LINES_A_TURN && self.channel.queued() <= MAX_QUEUED {
+        while !self.closing && self.waits.is_none() && lines < LINES_A_TURN && self.channel.queued() <= MAX_QUEUED {
             if let Some(line) = self.channel.next_frame(parse_client_line) {
                 if let Some(receive) = self.answer(generation, now, line.map(|(frame, _)| frame)) {
                     return Turn::Begins(receive);
@@ -88,23 +102,25 @@ impl Session {
             (true, 0) => Turn::Ends,
             (true, _) => Turn::Stays,
             // Where too much waits to be sent, room to send it comes first.
-            (false, queued) if understood || queued > MAX_QUEUED => Turn::Stays,
+            (false, queued) if understood || self.waits.is_some() || queued > MAX_QUEUED => Turn::Stays,
             (false, _) => Turn::Unfinished,
         }
     }
 
-    // M41, M89
+    // M41, M89, M148
     fn answer(
         &mut self,
         generation: &Generation,
         now: Instant,
         line: Result<ClientFrame, WireError>,
     ) -> Option<Receive> {
+        let mut lost = false;
         // The one in the way may be this one, whose first connection broke a moment ago.
         if matches!(line, Ok(ClientFrame::Receive(_))) {
             (0..generation.withdraw_lost()).for_each(|_| hung_up(generation));
+            lost = generation.has_lost_successor();
         }
-        match self.inspector.line(now, line, generation.desk()) {
+        match self.inspector.line(now, line, Desk { lost, ..generation.desk() }) {
             Answer::Reply(frame) => self.say(&frame),
             Answer::Close(frame) => {
                 self.say(&frame);
@@ -135,6 +151,7 @@ impl Session {
                 generation.receives(&receive);
                 return Some(receive);
             }
+            Answer::Wait(receive) => self.waits = Some(receive),
         }
         None
     }
@@ -172,7 +189,7 @@ impl Session {
     /// Has the poller watch for what this session waits for now.
     pub(super) fn rearm(&mut self, poller: &Poller) {
         let wanted = match self.channel.queued() {
-            0 if self.only_listens => Interest::HangUp,
+            0 if self.only_listens || self.waits.is_some() => Interest::HangUp,
             0 => Interest::Read,
             queued if self.closing || self.only_listens || queued > MAX_QUEUED => Interest::Write,
             _ => Interest::Both,
