@@ -64,11 +64,12 @@ impl State {
     /// types and their order. [`Received::serde`] reads it only as a type of that shape, so a field that moves, or is renamed, is
     /// an error and not a wrong number. With a [schema](State::schema) of the application's own there is no fingerprint.
     ///
-    /// The shape is what the type's `Deserialize` asks for when it is fed values that mean nothing. All that serde derives
-    /// is seen, and so are most that somebody has written; one that reads nothing but particular texts hides what comes after
-    /// it in a tuple or a map, and one that asks the format what comes (`#[serde(untagged)]`) cannot be read by this codec at
-    /// all. Such a type fails the handoff with [`StateError::Unseen`] until it has a schema;
-    /// [`Config::reads`](crate::Config::reads) finds that out at the start.
+    /// The shape is what the type's `Deserialize` asks for when it is fed values that mean nothing. All that serde derives is
+    /// seen. What somebody has written is seen as far as these values lead it: one that decides by a value what it reads next is
+    /// seen on one of its ways, and has to be numbered. One that reads nothing but particular texts hides what comes after it in a
+    /// tuple or a map, and one that asks the format what comes (`#[serde(untagged)]`) cannot be read by this codec at all: such a
+    /// type fails the handoff with [`StateError::Unseen`] until it has a schema, and [`Config::reads`](crate::Config::reads) finds
+    /// that out at the start. What a number means is no part of its shape: name a field anew that means something else.
     #[cfg(feature = "bincode")]
     pub fn serde<T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static>(value: T) -> State {
         let state = State::write(BINCODE_SERDE, move |out| {

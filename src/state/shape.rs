@@ -6,7 +6,7 @@
 //! passes, until each option, list, map and variant has been looked into. Where it refuses what it is fed, it has said by then
 //! what it reads; what it would have read next is asked for by its name, or the shape remains unseen, which is an error.
 
-use std::any::type_name;
+use std::any::{TypeId, type_name};
 use std::fmt::{self, Write};
 use std::marker::PhantomData;
 
@@ -21,6 +21,8 @@ use super::caught;
 const MAX_DEPTH: usize = 128;
 /// How much is asked of a type, over all passes. Ordinary ones take a few hundred steps.
 const MAX_STEPS: usize = 500_000;
+/// How many places a type may have. One that uses another twice has that one's places twice.
+const MAX_PLACES: usize = 50_000;
 /// Texts for types that do not take each: the first one that is taken is kept.
 const TEXTS: [&str; 6] =
     ["a", "1", "2000-01-01T00:00:00Z", "00000000-0000-0000-0000-000000000001", "127.0.0.1:1", "http://a.example/"];
@@ -99,7 +101,7 @@ struct Node {
     /// What is asked for here; nothing until somebody has looked.
     what: Option<What>,
     /// Who asks.
-    visitor: &'static str,
+    visitor: Option<TypeId>,
     /// The parts of it, in the order in which they are read; of an enumeration the variants.
     parts: Vec<usize>,
     /// A structure's fields, asked for by name, where a part of it has no value.
@@ -175,7 +177,7 @@ impl Trace {
         self.steps += 1;
         let made = if self.depth > MAX_DEPTH {
             Err(self.fail(format!("it is nested more than {MAX_DEPTH} deep")))
-        } else if self.steps > MAX_STEPS {
+        } else if self.steps > MAX_STEPS || self.nodes.len() > MAX_PLACES {
             Err(self.fail("it has too many parts".to_owned()))
         } else {
             seed.deserialize(Tracer { trace: self, node, replay })
@@ -194,7 +196,7 @@ impl Trace {
 
     /// What is asked for at a place. A type that contains itself is not looked into twice.
     fn ask<V>(&mut self, node: usize, what: What) -> Result<(), Refused> {
-        let visitor = type_name::<V>();
+        let visitor = Some(typeid::of::<V>());
         if let Some(known) = self.nodes[node].what {
             let same = match known {
                 What::Again { target, .. } => self.nodes[target].what,
@@ -215,7 +217,9 @@ impl Trace {
         };
         if let What::Enum(_, variants) = found {
             self.patience += 2 * variants.len();
-            let _ = variants.len().checked_sub(1).map(|last| self.part(node, last));
+            for variant in 0..variants.len() {
+                self.part(node, variant);
+            }
         }
         self.moved = true;
         (self.nodes[node].what, self.nodes[node].visitor) = (Some(found), visitor);

@@ -343,3 +343,13 @@ fn names_that_look_like_shapes_are_quoted() {
     }
     assert_eq!(shape::<Renamed>(), r#"Renamed { ["before", "now", "other"]: u8, Map<u8, u8> }"#);
 }
+
+#[test]
+fn a_type_with_too_many_parts_is_an_error_and_takes_no_time() {
+    #[derive(Deserialize)]
+    struct Twice<T>(#[expect(dead_code)] Box<T>, #[expect(dead_code)] Box<T>);
+    type Four<T> = Twice<Twice<T>>;
+    type Sixteen<T> = Four<Four<T>>;
+    assert_eq!(shape::<Four<u8>>(), "Twice(Twice(u8, u8), Twice(u8, u8))");
+    assert!(unseen::<Sixteen<Sixteen<Sixteen<Sixteen<Four<u8>>>>>>().contains("too many parts"));
+}
