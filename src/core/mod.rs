@@ -4,9 +4,9 @@
 
 mod finish;
 mod inspector;
-mod keeper;
 mod lifecycle;
 mod predecessor;
+mod reachability;
 pub(crate) mod record;
 mod role;
 mod successor;
@@ -16,8 +16,8 @@ pub mod wire;
 
 pub use finish::{Finish, FinishInput, FinishOutput, FinishWaits};
 pub use inspector::{Answer, Desk, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
-pub use keeper::{Keeper, Keeping, Sight};
 pub use lifecycle::{Leave, Leaving, Lifecycle};
 pub use predecessor::{Gift, Predecessor, PredecessorCommand, PredecessorEvent};
+pub use reachability::{PathStep, Reachability, Sight};
 pub use role::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};
 pub use successor::{Departure, Successor, SuccessorCommand, SuccessorEvent};

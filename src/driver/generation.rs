@@ -22,10 +22,10 @@ use crate::driver::channel::{Channel, Link};
 use crate::driver::descriptor::{Attachment, named};
 use crate::driver::laps::Laps;
 use crate::driver::named::Named;
-use crate::driver::place::{Control, Place};
+use crate::driver::place::{self, Control, Place};
 use crate::error::{Error, Result, StateError};
 use crate::state::Received;
-use crate::sys::event::{Poller, Signal, is_hung_up, is_readable};
+use crate::sys::event::{Poller, Signal, is_hung_up};
 use crate::sys::file;
 
 #[cfg(test)]
@@ -344,16 +344,10 @@ impl Generation {
     }
 
     /// Accepts one connection on the control socket, if it is this generation's. A release that has happened is one that
-    /// is seen here. It never blocks, whatever another process has done to the listener's O_NONBLOCK.
-    // M137
+    /// is seen here.
     pub(crate) fn accept(&self) -> Option<io::Result<UnixStream>> {
         let board = self.board();
-        if !board.life.is_accepting() {
-            return None;
-        }
-        let listener = &board.control.listener;
-        let waits = is_readable(listener.as_fd());
-        Some(if waits { listener.accept().map(|(stream, _)| stream) } else { Err(io::ErrorKind::WouldBlock.into()) })
+        board.life.is_accepting().then(|| place::accept(&board.control.listener))
     }
 
     pub(crate) fn has_owned(&self) -> bool {

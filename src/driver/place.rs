@@ -13,6 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::core::wire::{FileId, MAX_FILE_NAME};
 use crate::error::{Error, PathProblem, Result};
+use crate::sys::event::is_readable;
 use crate::sys::file;
 
 /// How long a path may be to be bound and connected to as it is.
@@ -224,6 +225,15 @@ impl Place {
         name.push(suffix);
         PathBuf::from(name)
     }
+}
+
+/// Accepts one connection, if one waits, and never blocks, whatever another process has done to the listener's O_NONBLOCK.
+// M137
+pub(crate) fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
+    if !is_readable(listener.as_fd()) {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    listener.accept().map(|(stream, _)| stream)
 }
 
 /// Lets clients connect; on a socket that listens already, names this process as the one that does

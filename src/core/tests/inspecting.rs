@@ -62,7 +62,7 @@ fn what_is_offered_is_done() {
 #[test]
 fn one_upgrade_at_a_time() {
     let busy = |successor, upgrading, stopping| {
-        let desk = Desk { operable: true, successor, upgrading, stopping, name: None };
+        let desk = Desk { operable: true, successor, upgrading, stopping, ..Desk::default() };
         said(&at(desk, Ok(Upgrade::default().into())))
     };
     assert_eq!(busy(Some(4711), false, false), (true, Some(ErrorCode::Busy)));

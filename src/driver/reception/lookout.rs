@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{LISTENER, PATH};
 use crate::core::wire::News;
-use crate::core::{Keeper, Keeping, Sight};
+use crate::core::{PathStep, Reachability, Sight};
 use crate::driver::generation::Generation;
 use crate::driver::place::{self, Control, Place};
 use crate::error::{Error, PathProblem};
@@ -24,9 +24,9 @@ pub(super) struct Lookout {
     poller: Arc<Poller>,
     /// Absent where the kernel has none to give: the path is then looked at when an upgrade is asked for.
     watch: Option<PathWatch>,
-    keeper: Keeper,
+    reachability: Reachability,
     /// Whether the path is this process's to look after.
-    keeping: bool,
+    watching: bool,
     /// Something has changed, and nobody has looked yet.
     stirred: bool,
     rests_until: Option<Instant>,
@@ -51,8 +51,8 @@ impl Lookout {
             generation,
             poller,
             watch: watch.ok(),
-            keeper: Keeper::default(),
-            keeping: false,
+            reachability: Reachability::default(),
+            watching: false,
             stirred: false,
             rests_until: None,
             listening: false,
@@ -65,26 +65,26 @@ impl Lookout {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let rest = self.rests_until.filter(|_| self.stirred && self.keeper.heeds_changes());
-        let again = if self.keeping { self.keeper.deadline() } else { None };
+        let rest = self.rests_until.filter(|_| self.stirred && self.reachability.heeds_changes());
+        let again = if self.watching { self.reachability.deadline() } else { None };
         rest.into_iter().chain(again).min()
     }
 
     /// Looks, where there is a reason to. Returns the control socket that another one has taken the place of.
     pub(super) fn step(&mut self, now: Instant) -> Option<Arc<Control>> {
         let (keeps, asked) = self.generation.path_to_keep();
-        let begins = keeps && !self.keeping;
-        self.keeping = keeps;
+        let begins = keeps && !self.watching;
+        self.watching = keeps;
         self.rests_until = self.rests_until.filter(|until| *until > now);
-        let stirred = self.stirred && self.rests_until.is_none() && self.keeper.heeds_changes();
-        let due = self.keeper.deadline().is_some_and(|at| at <= now);
+        let stirred = self.stirred && self.rests_until.is_none() && self.reachability.heeds_changes();
+        let due = self.reachability.deadline().is_some_and(|at| at <= now);
         let mut replaced = None;
         let looks = keeps && (begins || asked || stirred || due);
         if looks {
             replaced = self.look(now, asked);
         }
         if looks || asked {
-            self.generation.path_seen(self.keeper.lost());
+            self.generation.path_seen(self.reachability.lost());
         }
         self.listen();
         replaced
@@ -96,17 +96,17 @@ impl Lookout {
         self.renew_watch();
         let control = self.generation.control();
         let (place, sight) = self.see(&control, now, asked)?;
-        match self.keeper.saw(now, sight) {
-            Keeping::Nothing => None,
-            Keeping::Lost => {
+        match self.reachability.saw(now, sight) {
+            PathStep::Nothing => None,
+            PathStep::Lost => {
                 self.tell_lost();
                 None
             }
-            Keeping::Found => {
+            PathStep::Found => {
                 self.tell_restored();
                 None
             }
-            Keeping::PutBack => self.put_back(now, place?),
+            PathStep::PutBack => self.put_back(now, place?),
         }
     }
 
@@ -120,7 +120,7 @@ impl Lookout {
         let sight = match place.look() {
             Ok(None) => Sight::Nothing,
             Ok(found) if found == control.path => Sight::Ours,
-            Ok(Some(found)) if !asked && !self.keeper.may_probe(now, found) => return None,
+            Ok(Some(found)) if !asked && !self.reachability.may_probe(now, found) => return None,
             Ok(Some(found)) => match place.is_served() {
                 Ok(true) => Sight::Taken(found),
                 Ok(false) => Sight::Stale(found),
@@ -137,13 +137,13 @@ impl Lookout {
             // The service is let go at this moment.
             Ok(None) => None,
             Ok(replaced) => {
-                self.keeper.restored();
+                self.reachability.restored();
                 self.tell_restored();
                 self.renew_watch();
                 replaced
             }
             Err(error) => {
-                if self.keeper.failed(now, &format!("it cannot be put back: {error}")) == Keeping::Lost {
+                if self.reachability.failed(now, &format!("it cannot be put back: {error}")) == PathStep::Lost {
                     self.tell_lost();
                 }
                 None
@@ -188,7 +188,7 @@ impl Lookout {
 
     /// Listens for changes while there is nothing to look at already.
     fn listen(&mut self) {
-        let wanted = self.keeping && !self.stirred;
+        let wanted = self.watching && !self.stirred;
         let Some(watch) = self.watch.as_ref().filter(|_| wanted != self.listening) else { return };
         let interest = if wanted { Interest::Read } else { Interest::HangUp };
         // It is in the set, so this does not fail.
@@ -198,7 +198,7 @@ impl Lookout {
 
     // M133
     fn tell_lost(&self) {
-        let (path, reason) = (self.generation.config.path.display(), self.keeper.lost().unwrap_or_default());
+        let (path, reason) = (self.generation.config.path.display(), self.reachability.lost().unwrap_or_default());
         let message = format!("the control path does not lead to this process any more: {reason}");
         tracing::error!(event = "path_lost", %path, reason, "no new process finds this one, and none is started: make room at the path");
         self.generation.tell(News::PathLost, None, None, message);

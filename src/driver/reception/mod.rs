@@ -22,6 +22,7 @@ use crate::driver::channel::{Link, Point, pass};
 use crate::driver::descriptor::Attachment;
 use crate::driver::generation::{Arrival, Asker, Generation, Watch, Word};
 use crate::driver::pace::Pace;
+use crate::driver::place::{self, BACKLOG};
 use crate::driver::signals::Caught;
 use crate::error::Error;
 use crate::state::panic_message;
@@ -45,10 +46,10 @@ const FIRST_SESSION: u64 = 6;
 /// states, and what it takes to start a child.
 const HANDOFF_FILES: usize = 12;
 /// How many connections are accepted every two milliseconds: at this pace whoever comes behind a full backlog of somebody else's
-/// ([`BACKLOG`](crate::driver::place::BACKLOG)) has his answer within a fraction of a tenth of a second.
+/// ([`BACKLOG`]) has his answer within a fraction of a tenth of a second.
 const ACCEPTS_A_TURN: u32 = 8;
-/// How many connections may wait at a control socket whose path was lost.
-const MAX_WAITING: usize = 1024;
+/// How many connections may wait at a control socket whose path was lost: the kernel lets in one more than it was told.
+const MAX_WAITING: usize = BACKLOG as usize + 1;
 /// How long to leave the listener alone when the process is out of descriptors.
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(100);
 /// How long a handoff that was dropped has to turn out as the end of this process.
@@ -275,8 +276,8 @@ impl Reception {
         let Some(replaced) = self.lookout.step(now) else { return };
         // The new one is watched as the old one was.
         self.listening = false;
-        let waiting = std::iter::from_fn(|| replaced.listener.accept().ok());
-        for (stream, _) in waiting.take(MAX_WAITING) {
+        let waiting = std::iter::from_fn(|| place::accept(&replaced.listener).ok());
+        for stream in waiting.take(MAX_WAITING) {
             if let Err(error) = self.greet(stream, now) {
                 tracing::debug!(event = "connection_lost", %error, "a control connection went away at once");
             }

@@ -13,7 +13,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What the owner of a service knows of its control path.
 #[derive(Debug, Default)]
-pub struct Keeper {
+pub struct Reachability {
     lost: Option<Lost>,
 }
 
@@ -45,7 +45,7 @@ pub enum Sight {
 
 /// What follows from a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeping {
+pub enum PathStep {
     /// Nothing that is not known.
     Nothing,
     /// The path is to be put back.
@@ -56,7 +56,7 @@ pub enum Keeping {
     Found,
 }
 
-impl Keeper {
+impl Reachability {
     /// Why the path does not lead here, if it does not.
     pub fn lost(&self) -> Option<&str> {
         self.lost.as_ref().map(|lost| lost.reason.as_str())
@@ -79,13 +79,13 @@ impl Keeper {
 
     /// Takes in what a look has found.
     // M132
-    pub fn saw(&mut self, now: Instant, sight: Sight) -> Keeping {
+    pub fn saw(&mut self, now: Instant, sight: Sight) -> PathStep {
         match sight {
-            Sight::Ours if self.lost.take().is_some() => Keeping::Found,
-            Sight::Ours => Keeping::Nothing,
-            Sight::Nothing => Keeping::PutBack,
+            Sight::Ours if self.lost.take().is_some() => PathStep::Found,
+            Sight::Ours => PathStep::Nothing,
+            Sight::Nothing => PathStep::PutBack,
             // Whoever has just bound it is about to listen: it is replaced if it is the same a moment later.
-            Sight::Stale(found) if self.has_waited_for(now, found) => Keeping::PutBack,
+            Sight::Stale(found) if self.has_waited_for(now, found) => PathStep::PutBack,
             Sight::Stale(found) => self.lose(now, Some(found), "a socket is there that nobody listens on", false),
             Sight::Taken(found) => self.lose(now, Some(found), "another process listens there", false),
             Sight::Barred(reason) => self.lose(now, None, &reason, false),
@@ -98,7 +98,7 @@ impl Keeper {
     }
 
     /// It could not be put back.
-    pub fn failed(&mut self, now: Instant, reason: &str) -> Keeping {
+    pub fn failed(&mut self, now: Instant, reason: &str) -> PathStep {
         let found = self.lost.as_ref().and_then(|lost| lost.found);
         self.lose(now, found, reason, true)
     }
@@ -107,7 +107,7 @@ impl Keeper {
         self.lost.as_ref().is_some_and(|lost| lost.found == Some(found) && lost.again_at <= now)
     }
 
-    fn lose(&mut self, now: Instant, found: Option<FileId>, reason: &str, failed: bool) -> Keeping {
+    fn lose(&mut self, now: Instant, found: Option<FileId>, reason: &str, failed: bool) -> PathStep {
         let before = self.lost.take();
         let is_news = before.as_ref().is_none_or(|before| before.reason != reason);
         let same = before.filter(|before| before.found == found);
@@ -121,6 +121,6 @@ impl Keeper {
             None => (FIRST_PAUSE, now + FIRST_PAUSE),
         };
         self.lost = Some(Lost { reason: reason.to_owned(), found, failed, pause, again_at });
-        if is_news { Keeping::Lost } else { Keeping::Nothing }
+        if is_news { PathStep::Lost } else { PathStep::Nothing }
     }
 }
