@@ -716,7 +716,7 @@ mod tests {
     #[test]
     fn the_lists_of_this_test_have_every_variant() {
         let kinds: HashSet<_> = errors().iter().map(discriminant).collect();
-        assert_eq!(kinds.len(), 20);
+        assert_eq!(kinds.len(), 21);
         assert_eq!(path_problems().iter().map(discriminant).collect::<HashSet<_>>().len(), 9);
         assert_eq!(state_errors().iter().map(discriminant).collect::<HashSet<_>>().len(), 13);
     }

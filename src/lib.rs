@@ -300,8 +300,13 @@ compile_error!("fd-handoff needs Linux: it rests on SCM_RIGHTS, memfd, pidfd and
 
 pub mod client;
 mod config;
+// The model, the fuzzer and the tests step the very machines that run, and look at the frames.
+#[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod core;
+#[cfg(not(feature = "internals"))]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "it is public to those who test it")]
+mod core;
 mod driver;
 mod error;
 mod facade;

@@ -5,6 +5,7 @@
 mod common;
 
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread::scope;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ forms! {
     a_silent_successor_is_ended
     a_silent_successor_that_had_hung_up_is_ended
     a_silent_successor_that_may_not_be_ended
+    a_release_after_which_nobody_can_tell_who_serves
     a_successor_that_dies_before_the_farewell
     a_successor_that_dies_in_probation
     a_successor_that_settles_in_probation
@@ -104,6 +106,30 @@ fn a_successor_that_stops_and_whose_runtime_ends_has_settled() {
         service.give().map_err(|failure| failure.to_string()).unwrap().farewell(None).unwrap();
         assert!(began.elapsed() < common::PATIENCE, "the predecessor was not told");
     });
+}
+
+/// The service has gone on to a process that this one knows nothing of: the lock's file says so.
+// M139
+fn a_release_after_which_nobody_can_tell_who_serves(form: Form) {
+    let Place { directory: _directory, path } = place();
+    let service = Given::new(form, &path);
+    let (mut looking, mut watching) = (Raw::greeted(&path), Raw::greeted(&path));
+    assert_eq!(watching.ask("watch")["type"], "status");
+    let failure = scope(|scope| {
+        let given = scope.spawn(|| service.give().map(drop).unwrap_err());
+        let mut raw = Raw::receive(&path);
+        // The control listener is the first.
+        let owner = raw.take_offer().swap_remove(1);
+        raw.say(&json!({"type": "ready"}));
+        raw.expect("release");
+        std::fs::File::from(owner).write_all_at(&99_u64.to_le_bytes(), 0).unwrap();
+        raw.say(&json!({"type": "abort", "code": "application", "reason": "it fails"}));
+        given.join().unwrap()
+    });
+    assert_eq!(failure.owner(), Owner::Unknown, "{failure}");
+    assert!(!failure.may_serve());
+    assert_eq!(looking.ask("status")["history"][0]["outcome"], "owner_unknown");
+    while watching.expect("event")["event"] != "owner_unknown" {}
 }
 
 fn serving(form: Form) -> &'static str {

@@ -496,17 +496,22 @@ impl Giving {
             }
             Event::Failed(cause) => Some(self.end(Owner::StillUs, Outcome::Failed, cause, table)),
             Event::TakenBack(cause) => Some(self.end(Owner::UsAgain, Outcome::TakenBack, cause, table)),
-            Event::Unknown(cause) => Some(self.end(Owner::Unknown, Outcome::Failed, cause, table)),
+            Event::Unknown(cause) => Some(self.end(Owner::Unknown, Outcome::OwnerUnknown, cause, table)),
         }
     }
 
+    // M139
     fn end(&mut self, owner: Owner, outcome: Outcome, cause: Cause, table: &[BorrowedFd<'_>]) -> Milestone {
         self.over = true;
         if owner != Owner::Unknown {
             self.put_right(table);
         }
         let reason = wire::shorten(&cause.to_string(), wire::MAX_TEXT);
-        let news = if outcome == Outcome::TakenBack { News::TakenBack } else { News::Failed };
+        let news = match outcome {
+            Outcome::TakenBack => News::TakenBack,
+            Outcome::OwnerUnknown => News::OwnerUnknown,
+            _ => News::Failed,
+        };
         let event = self.event(news, &reason);
         let attempt = wire::Attempt { reason: Some(reason), ..self.attempt(outcome) };
         let (total_us, phase) = (attempt.total_us, self.generation.phase());

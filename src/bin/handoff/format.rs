@@ -103,6 +103,7 @@ pub(crate) fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Orphaned => "orphaned",
         Outcome::Failed => "failed",
         Outcome::TakenBack => "taken back",
+        Outcome::OwnerUnknown => "owner unknown",
         _ => "unknown",
     }
 }
@@ -110,7 +111,7 @@ pub(crate) fn outcome(outcome: Outcome) -> &'static str {
 pub(crate) fn outcome_style(outcome: Outcome) -> Style {
     match outcome {
         Outcome::Completed => GOOD,
-        Outcome::Failed | Outcome::TakenBack => BAD,
+        Outcome::Failed | Outcome::TakenBack | Outcome::OwnerUnknown => BAD,
         _ => DOUBTFUL,
     }
 }
@@ -145,6 +146,9 @@ pub(crate) fn summary(attempt: &Attempt) -> String {
         }
         Outcome::Failed => format!("generation {} was not replaced: {reason}", attempt.from),
         Outcome::TakenBack => format!("generation {} had to take the service back: {reason}", attempt.from),
+        Outcome::OwnerUnknown => {
+            format!("generation {} gave the service up, and nobody knows who serves: {reason}", attempt.from)
+        }
         _ => format!("the attempt ended in a way that this version of the command does not know: {reason}"),
     }
 }
@@ -232,7 +236,9 @@ mod tests {
 
     #[test]
     fn there_is_no_process_0() {
-        for outcome in [Outcome::Completed, Outcome::Orphaned, Outcome::Failed, Outcome::TakenBack] {
+        for outcome in
+            [Outcome::Completed, Outcome::Orphaned, Outcome::Failed, Outcome::TakenBack, Outcome::OwnerUnknown]
+        {
             let mut unstarted = attempt(outcome);
             unstarted.successor_pid = 0;
             let summary = summary(&unstarted);

@@ -158,7 +158,7 @@ pub(crate) fn news(news: News) -> String {
 fn style(news: News) -> Style {
     match news {
         News::Active | News::Farewell | News::Settled | News::PathRestored => GOOD,
-        News::Failed | News::TakenBack | News::Stranded | News::PathLost => BAD,
+        News::Failed | News::TakenBack | News::OwnerUnknown | News::Stranded | News::PathLost => BAD,
         News::Refused | News::Stop => DOUBTFUL,
         _ => Style::new().bold(),
     }

@@ -86,7 +86,7 @@ impl fmt::Display for VersionRange {
     }
 }
 
-/// The name of a descriptor: 1 to [`MAX_NAME`] bytes of UTF-8 without control characters.
+/// The name of a descriptor: 1 to 64 bytes of UTF-8 without control characters.
 /// Cloning it is cheap: with thousands of listeners it is in several tables on either side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Name(Arc<str>);
@@ -99,12 +99,12 @@ impl std::borrow::Borrow<str> for Name {
 }
 
 impl Name {
-    /// The name of the control listener, [`CONTROL_NAME`].
+    /// The name of the control listener, `@control`.
     pub fn control() -> Name {
         Name(CONTROL_NAME.into())
     }
 
-    /// The name of the file whose lock the process holds that accepts, [`OWNER_NAME`].
+    /// The name of the file whose lock the process holds that accepts, `@owner`.
     pub fn owner() -> Name {
         Name(OWNER_NAME.into())
     }
@@ -181,7 +181,7 @@ pub enum NameError {
     /// It has no characters.
     #[error("a descriptor's name must not be empty")]
     Empty,
-    /// It has this many bytes, more than [`MAX_NAME`].
+    /// It has this many bytes, more than 64.
     #[error("a descriptor's name has {0} bytes; at most {MAX_NAME} are allowed")]
     TooLong(usize),
     /// It holds a control character.
@@ -325,7 +325,7 @@ pub enum ErrorCode {
     Version,
     /// Not a frame: not JSON, a field missing or out of bounds, an unknown word.
     Malformed,
-    /// A line longer than [`MAX_LINE`].
+    /// A line longer than 131,072 bytes.
     TooLong,
     /// A frame of a type that this version does not know.
     UnknownType,
@@ -386,6 +386,8 @@ pub enum Outcome {
     Failed,
     /// The predecessor had released, and serves again.
     TakenBack,
+    /// The predecessor had released, and cannot tell who serves.
+    OwnerUnknown,
     /// An outcome that this version does not know.
     #[serde(other)]
     Unknown,
@@ -467,6 +469,8 @@ pub enum News {
     Failed,
     /// The handoff failed after its release, and the predecessor serves again.
     TakenBack,
+    /// The handoff failed after its release, and the predecessor cannot tell who serves.
+    OwnerUnknown,
     /// The successor is silent, may be serving, and cannot be ended.
     Stranded,
     /// The service was told to stop.
@@ -1004,7 +1008,7 @@ pub struct Farewell {
 #[derive(Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// It has [`MAX_LINE`] bytes or more.
+    /// It has 131,072 bytes or more.
     #[error("a line is longer than {MAX_LINE} bytes")]
     TooLong,
     /// It is not a frame.

@@ -119,9 +119,13 @@ pub trait Listener: sealed::Sealed + 'static {
     type Stream: Send + 'static;
     /// A peer's address.
     type Addr: Send + 'static;
+    /// The listener as the standard library has it.
+    type Std: Send + Sync + 'static;
     /// What is waited for, and accepted on.
     #[doc(hidden)]
     type Watched: Send + Sync + 'static;
+    #[doc(hidden)]
+    fn std(watched: &Self::Watched) -> &Arc<Self::Std>;
     #[doc(hidden)]
     fn accept(watched: &Self::Watched) -> impl Future<Output = io::Result<(Self::Stream, Self::Addr)>> + Send;
     #[doc(hidden)]
@@ -137,7 +141,12 @@ mod sealed {
 impl Listener for TcpListener {
     type Stream = TcpStream;
     type Addr = SocketAddr;
-    type Watched = Watched<std::net::TcpListener>;
+    type Std = std::net::TcpListener;
+    type Watched = Watched<Self::Std>;
+
+    fn std(watched: &Self::Watched) -> &Arc<Self::Std> {
+        watched.0.get_ref()
+    }
 
     async fn accept(watched: &Self::Watched) -> io::Result<(TcpStream, SocketAddr)> {
         let (socket, addr) = watched.accept().await?;
@@ -146,14 +155,19 @@ impl Listener for TcpListener {
     }
 
     fn local_addr(watched: &Self::Watched) -> io::Result<SocketAddr> {
-        watched.listener().local_addr()
+        Self::std(watched).local_addr()
     }
 }
 
 impl Listener for UnixListener {
     type Stream = UnixStream;
     type Addr = ::tokio::net::unix::SocketAddr;
-    type Watched = Watched<std::os::unix::net::UnixListener>;
+    type Std = std::os::unix::net::UnixListener;
+    type Watched = Watched<Self::Std>;
+
+    fn std(watched: &Self::Watched) -> &Arc<Self::Std> {
+        watched.0.get_ref()
+    }
 
     async fn accept(watched: &Self::Watched) -> io::Result<(UnixStream, ::tokio::net::unix::SocketAddr)> {
         let (socket, addr) = watched.accept().await?;
@@ -163,7 +177,7 @@ impl Listener for UnixListener {
     }
 
     fn local_addr(watched: &Self::Watched) -> io::Result<::tokio::net::unix::SocketAddr> {
-        watched.listener().local_addr().map(Into::into)
+        Self::std(watched).local_addr().map(Into::into)
     }
 }
 
@@ -176,10 +190,6 @@ impl<S: AsFd + AsRawFd> Watched<S> {
     #[allow(deprecated)]
     pub(super) fn new(listener: S) -> io::Result<Watched<S>> {
         AsyncFd::with_interest(Arc::new(listener), Interest::READABLE).map(Watched)
-    }
-
-    fn listener(&self) -> &Arc<S> {
-        self.0.get_ref()
     }
 
     /// Polled by one task at a time: the gate sees to it.
@@ -196,27 +206,21 @@ fn try_accept(listener: BorrowedFd<'_>) -> io::Result<(socket2::Socket, SockAddr
 
 impl<S: AsFd + AsRawFd> AsFd for Watched<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener().as_fd()
+        self.0.get_ref().as_fd()
     }
 }
 
 /// A connection, and where it comes from.
 pub type Accepted<L> = (Connection<<L as Listener>::Stream>, <L as Listener>::Addr);
 
-impl<L, S> Acceptor<L>
-where
-    L: Listener<Watched = Watched<S>>,
-    S: AsFd + AsRawFd,
-{
+impl<L: Listener> Acceptor<L> {
     /// The listener, as the standard library has it: to set options on it. Do not keep it, since its address is taken as long
     /// as somebody has it, and do not accept on it, since nobody counts what that takes. `None` once this process has let it
     /// go: another one has the service, or nobody.
-    pub fn listener(&self) -> Option<Arc<S>> {
-        self.door.listener().map(|watched| Arc::clone(watched.listener()))
+    pub fn listener(&self) -> Option<Arc<L::Std>> {
+        self.door.listener().map(|watched| Arc::clone(L::std(&watched)))
     }
-}
 
-impl<L: Listener> Acceptor<L> {
     pub(super) fn new(watched: Arc<L::Watched>, connections: TaskTracker) -> Acceptor<L> {
         let listener = RwLock::new(Some(watched));
         Acceptor { door: Arc::new(Door { gate: Gate::default(), listener }), connections }
@@ -370,13 +374,18 @@ mod tests {
     impl Listener for Busy {
         type Stream = ();
         type Addr = ();
-        type Watched = ();
+        type Std = ();
+        type Watched = Arc<()>;
 
-        async fn accept((): &()) -> io::Result<((), ())> {
+        fn std(watched: &Arc<()>) -> &Arc<()> {
+            watched
+        }
+
+        async fn accept(_: &Arc<()>) -> io::Result<((), ())> {
             Ok(((), ()))
         }
 
-        fn local_addr((): &()) -> io::Result<()> {
+        fn local_addr(_: &Arc<()>) -> io::Result<()> {
             Ok(())
         }
     }
@@ -389,13 +398,18 @@ mod tests {
     impl Listener for Quiet {
         type Stream = ();
         type Addr = ();
-        type Watched = ();
+        type Std = ();
+        type Watched = Arc<()>;
 
-        async fn accept((): &()) -> io::Result<((), ())> {
+        fn std(watched: &Arc<()>) -> &Arc<()> {
+            watched
+        }
+
+        async fn accept(_: &Arc<()>) -> io::Result<((), ())> {
             std::future::pending().await
         }
 
-        fn local_addr((): &()) -> io::Result<()> {
+        fn local_addr(_: &Arc<()>) -> io::Result<()> {
             Ok(())
         }
     }
@@ -403,7 +417,7 @@ mod tests {
     /// A process that serves again may hear late that it was to stop.
     #[test]
     fn a_late_bell_ends_only_what_waited_when_the_gate_was_shut() {
-        let acceptor = Acceptor::<Quiet>::new(Arc::new(()), TaskTracker::new());
+        let acceptor = Acceptor::<Quiet>::new(Arc::default(), TaskTracker::new());
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut before = Box::pin(acceptor.accept());
         assert!(before.as_mut().poll(&mut cx).is_pending());
@@ -427,7 +441,8 @@ mod tests {
         const ROUNDS: usize = 50_000;
 
         let runtime = ::tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let acceptors: Vec<_> = (0..ROUNDS).map(|_| Acceptor::<Busy>::new(Arc::new(()), TaskTracker::new())).collect();
+        let acceptors: Vec<_> =
+            (0..ROUNDS).map(|_| Acceptor::<Busy>::new(Arc::default(), TaskTracker::new())).collect();
         let round = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let counts = scope.spawn(|| {

@@ -8,6 +8,8 @@ use super::Finding;
 
 /// The most descriptors that one handoff moves.
 const MOST: u64 = 16_384;
+/// Of these, the protocol's own: the control socket, and the lock of the owner.
+const OWN: u64 = 2;
 /// What a process needs besides: its standard streams, control connections, states, the files that it reads.
 const SPARE: u64 = 64;
 /// Fewer than this many are soon used up by connections alone.
@@ -42,10 +44,10 @@ fn open_files() -> Finding {
 
 fn judge_limit(soft: u64, hard: u64) -> Finding {
     const CHECK: &str = "RLIMIT_NOFILE";
-    let movable = hard.saturating_sub(SPARE).min(MOST);
+    let movable = hard.saturating_sub(SPARE).min(MOST).saturating_sub(OWN);
     let found = format!(
-        "soft {soft}, hard {hard}: at most {movable} descriptors can move in one handoff, which raises the soft limit as \
-         far as that needs"
+        "soft {soft}, hard {hard}: a process with these limits can be handed at most {movable} descriptors, for which the \
+         soft one is raised as far as needed"
     );
     if hard < FEW {
         return Finding::warning(
@@ -101,10 +103,10 @@ mod tests {
     fn a_low_hard_limit_is_a_warning() {
         let low = judge_limit(256, 512);
         assert_eq!(low.verdict, Verdict::Warning);
-        assert!(low.found.contains("at most 448 descriptors"), "{}", low.found);
+        assert!(low.found.contains("at most 446 descriptors"), "{}", low.found);
         let high = judge_limit(1_024, 524_288);
         assert_eq!(high.verdict, Verdict::Ok);
-        assert!(high.found.contains("at most 16384 descriptors"), "{}", high.found);
+        assert!(high.found.contains("at most 16382 descriptors"), "{}", high.found);
     }
 
     #[test]
