@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "../fuzz/bodies/endings.rs"]
+mod endings;
 #[path = "../fuzz/bodies/frames.rs"]
 mod frames;
 #[path = "../fuzz/bodies/inspectors.rs"]
@@ -10,6 +12,11 @@ mod inspectors;
 mod operations;
 
 use std::path::Path;
+
+#[test]
+fn the_corpus_of_endings() {
+    over_corpus("endings", endings::run);
+}
 
 #[test]
 fn the_corpus_of_frames() {
@@ -41,6 +48,24 @@ fn frames_at_random() {
             *first &= 0x3f;
         }
         frames::run(&input);
+    }
+}
+
+#[test]
+fn endings_at_random() {
+    let corpus = corpus("endings");
+    let mut random = Random(4);
+    for _ in 0..20_000 {
+        // What happens in any order hardly ever comes to an end: most inputs are a way there, and things that come between.
+        let mut input = corpus[random.below(corpus.len())].1.clone();
+        input[0] = random.byte();
+        for _ in 0..random.below(6) {
+            let place = 1 + 2 * random.below(input.len() / 2 + 1);
+            let operation = [random.byte(), random.byte()];
+            let others = if random.below(3) == 0 { place..(place + 2).min(input.len()) } else { place..place };
+            input.splice(others, operation);
+        }
+        endings::run(&input);
     }
 }
 

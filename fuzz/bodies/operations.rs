@@ -4,6 +4,9 @@
 //!
 //! The input: one byte of setting, then two bytes for each operation: which one, and its argument.
 
+#[path = "made.rs"]
+mod made;
+
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -12,14 +15,15 @@ use std::time::{Duration, Instant};
 
 use fd_handoff::Cause;
 use fd_handoff::core::wire::{
-    Abort, Active, Attempt, ClientFrame, Descriptors, Draining, Ending, Entry, ErrorCode, Failure, Farewell, Frame,
-    GetStatus, Kind, MAX_BATCH, MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Name, Offer, PROTOCOL, Progress, Ready,
-    Receive, Received, Release, ServerFrame, Settled, Snapshot, StateInfo, WireError,
+    Abort, Active, ClientFrame, Descriptors, Draining, Ending, Entry, ErrorCode, Failure, Farewell, Frame, GetStatus,
+    Kind, MAX_BATCH, MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Name, Offer, PROTOCOL, Progress, Ready, Receive, Received,
+    Release, ServerFrame, Settled, Snapshot, StateInfo, WireError,
 };
 use fd_handoff::core::{
     Gift, Input, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role, Successor, SuccessorCommand,
     SuccessorEvent, Waits,
 };
+use made::{WAITS, attempt, duration, ending, offer, read};
 
 /// A predecessor refuses so many frames by name after its release.
 const MOST_REFUSED: usize = 16;
@@ -27,16 +31,6 @@ const MOST_REFUSED: usize = 16;
 const MOST: usize = 400;
 /// Longer than any deadline that the setting asks for.
 const LONGEST: Duration = Duration::from_secs(2 * 3_600);
-
-const WAITS: Waits = Waits {
-    offer: Duration::from_secs(60),
-    transfer: Duration::from_secs(10),
-    ready: Duration::from_secs(60),
-    release: Duration::from_secs(30),
-    active: Duration::from_secs(5),
-    drain: Duration::from_secs(30),
-    probation: Duration::ZERO,
-};
 
 /// A descriptor. There is no way to copy one, and those that live are counted.
 #[derive(Debug)]
@@ -787,14 +781,6 @@ fn check_line<T: Frame + PartialEq + std::fmt::Debug>(frame: &T) {
     assert_eq!(T::parse(line.trim_ascii_end()).as_ref(), Ok(frame));
 }
 
-fn duration(argument: u8) -> Duration {
-    Duration::from_millis([0, 1, 250, 1_000, 5_000, 10_000, 30_000, 3_600_000][usize::from(argument & 7)])
-}
-
-fn ending(number: u8) -> Ending {
-    [Ending::HandedOver, Ending::Stopped, Ending::Unknown][usize::from(number) % 3]
-}
-
 fn info(schema: u32) -> StateInfo {
     StateInfo { length: 8, schema, codec: "raw".to_owned(), fingerprint: None }
 }
@@ -814,38 +800,8 @@ fn entry(name: &str, index: u32, long: bool) -> Arc<Entry> {
     })
 }
 
-/// What may get more fields is made from a line, as it comes.
-fn read(line: &str) -> ServerFrame {
-    ServerFrame::parse(line.as_bytes()).unwrap_or_else(|error| panic!("{error}"))
-}
-
 fn hello(min: u32) -> ServerFrame {
     read(&format!(
         r#"{{"type":"hello","protocol":{{"min":{min},"max":2}},"name":"","version":"","pid":0,"generation":0,"phase":"?"}}"#
     ))
-}
-
-fn attempt() -> Attempt {
-    let line = r#"{"type":"outcome","from":1,"successor_pid":1,"outcome":"failed","began_unix_ms":1,"total_us":1}"#;
-    match read(line) {
-        ServerFrame::Concluded(concluded) => concluded.attempt,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn offer() -> Offer {
-    Offer {
-        protocol: 1,
-        generation: 3,
-        pid: 4100,
-        pidfd: true,
-        descriptors: 0,
-        batches: 0,
-        state: None,
-        path: None,
-        ready_timeout_ms: 60_000,
-        active_timeout_ms: 5_000,
-        drain_timeout_ms: 30_000,
-        history: vec![],
-    }
 }
