@@ -79,7 +79,7 @@ impl Service {
     }
 
     /// Another process takes over, and no request is lost.
-    fn is_replaced(mut self) {
+    fn hand_over(mut self) {
         let listen = self.process.word("listen=").to_owned();
         let mut next = start(self.kind, &listen, &self.path);
         assert_eq!(next.word("generation="), "2");
@@ -182,7 +182,7 @@ fn those_who_may_not_connect_hold_nobody_up() {
         let came = count(&mut flood) - already;
         assert!(came <= most, "{kind:?}: {came} came instead of {most}");
         assert!(service.memory() < before + MEMORY);
-        service.is_replaced();
+        service.hand_over();
         flood.kill();
     }
 }
@@ -213,7 +213,7 @@ fn a_successor_that_reports_without_end_holds_nobody_up() {
         let until = seen.map(|step| format!("{:?}", step.unwrap())).take_while(|step| !step.contains("Failed"));
         let told = until.filter(|step| step.contains("Progress")).count();
         assert!((1..200).contains(&told), "{kind:?}: told of {told}");
-        service.is_replaced();
+        service.hand_over();
     }
 }
 

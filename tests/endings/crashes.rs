@@ -5,7 +5,8 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use crate::Rows;
-use crate::process::{Check, Form, Process, World, require, until};
+use crate::clients::{Check, require, until};
+use crate::process::{Form, Process, World};
 
 /// An ending of `main`, and the exit code that goes with it; `None`: SIGKILL.
 pub(crate) const ENDINGS: [(&str, Option<i32>); 5] =

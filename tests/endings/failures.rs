@@ -14,7 +14,8 @@ use sendfd::SendWithFd;
 use serde_json::json;
 
 use crate::Rows;
-use crate::process::{Check, Process, World, require};
+use crate::clients::{Check, require};
+use crate::process::{Process, World};
 use crate::raw::Raw;
 
 /// What P may have open where descriptors in flight are the matter, and how many of them are.

@@ -3,8 +3,9 @@
 use nix::sys::signal::Signal;
 
 use crate::Rows;
+use crate::clients::{Check, require};
 use crate::load::{self, Load};
-use crate::process::{Check, Client, Process, World, require};
+use crate::process::{Client, Process, World};
 
 const TAGS: [&str; 4] = ["O", "P", "S", "T"];
 /// Clients who look who accepts.

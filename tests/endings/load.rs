@@ -1,12 +1,11 @@
 //! Clients that make requests all the time, and note what became of each.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::process::{Check, Client, World, require, until};
+use crate::clients::{Check, Clients, require};
+use crate::process::{Client, World};
 
 /// How long a client rests between two connections, and each second one between two requests, too.
 const REST: Duration = Duration::from_millis(3);
@@ -26,45 +25,22 @@ pub(crate) struct Sample {
 }
 
 /// Clients at work.
-pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
-    clients: Vec<JoinHandle<Vec<Sample>>>,
-}
+pub(crate) type Load = Clients<Sample>;
 
 impl Load {
     /// So many clients, who make so many requests on each connection.
     pub(crate) fn start(world: &World, clients: usize, requests: usize) -> Load {
-        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let addr = world.addr;
-        let clients = (0..clients).map(|number| {
-            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
-            std::thread::spawn(move || {
+        Clients::all((0..clients).map(|number| {
+            move |stop: &AtomicBool, answered: &AtomicU64| {
                 let mut samples = Vec::new();
                 while !stop.load(SeqCst) {
-                    samples.push(visit(addr, requests, number % 2 == 1, &answered));
+                    samples.push(visit(addr, requests, number % 2 == 1, answered));
                     std::thread::sleep(REST);
                 }
                 samples
-            })
-        });
-        Load { clients: clients.collect(), stop, answered }
-    }
-
-    /// How many requests have been answered.
-    pub(crate) fn answered(&self) -> u64 {
-        self.answered.load(SeqCst)
-    }
-
-    /// Waits until so many more requests have been answered.
-    pub(crate) fn goes_on(&self, more: u64) -> Check {
-        let goal = self.answered() + more;
-        until("requests are answered", || (self.answered() >= goal).then_some(()))
-    }
-
-    pub(crate) fn stop(self) -> Vec<Sample> {
-        self.stop.store(true, SeqCst);
-        self.clients.into_iter().flat_map(|client| client.join().unwrap_or_default()).collect()
+            }
+        }))
     }
 }
 

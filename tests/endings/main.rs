@@ -7,6 +7,8 @@
 //!
 //! This program is the service as well. P gives, S takes over from it, T would take over from S; O came before P.
 
+#[path = "../common/clients.rs"]
+mod clients;
 mod crashes;
 mod failures;
 mod generations;
@@ -25,7 +27,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use process::{Check, Form, PATIENCE, World};
+use clients::{Check, PATIENCE};
+use process::{Form, World};
 
 /// How many rows run at once: most of them wait most of the time.
 const AT_ONCE: usize = 4;

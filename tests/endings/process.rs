@@ -18,13 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid};
 use serde_json::Value;
 
+use crate::clients::{Check, PATIENCE, require, until};
 use crate::service::{self, BEHAVIOUR, NEXT};
-
-/// What went wrong, if anything.
-pub(crate) type Check<T = ()> = Result<T, String>;
-
-/// How long anything may take that has to happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long clients may wait for the next owner, once the last one is dead. A tenth of it is what the contract says; the
 /// rest is for a machine that has other things to do.
@@ -35,24 +30,6 @@ pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
 pub(crate) enum Form {
     Blocking,
     Tokio,
-}
-
-pub(crate) fn require(holds: bool, message: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(message()) }
-}
-
-/// Waits until `look` finds something. For what can be seen and not be waited for.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Check<T> {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return Ok(found);
-        }
-        if began.elapsed() > PATIENCE {
-            return Err(format!("waited in vain until {what}"));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// What the processes of a place have said: `TAG WORDS`.

@@ -7,9 +7,10 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use crate::Rows;
+use crate::clients::{Check, require, until};
 use crate::crashes::ENDINGS;
 use crate::load::{self, Load};
-use crate::process::{Check, Form, Process, World, require, until};
+use crate::process::{Form, Process, World};
 
 /// How many handoffs, those that fail included.
 const HANDOFFS: u64 = 200;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::Rows;
-use crate::process::{self, Check, Form, Process, World, require, until, wait_for_end};
+use crate::clients::{Check, require, until};
+use crate::process::{self, Form, Process, World, wait_for_end};
 
 /// How often in a row.
 const TIMES: usize = 50;

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use nix::sys::signal::Signal;
 
 use crate::case::{self, SOME, Seen, ends_by, has_descriptors, order};
+use crate::clients::{Check, require, until};
 use crate::load::{self, Answer, CLIENTS, Connection, Load, Sample};
-use crate::process::{Check, Place, Process, require, until};
+use crate::process::{Place, Process};
 use crate::rows::{Count, Row, Side, Then};
 
 /// Longer than a row takes: an heir while it drains, and no longer.

@@ -4,8 +4,9 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use serde_json::Value;
 
+use crate::clients::{Check, require, until};
 use crate::load::{self, Answer, CLIENTS, Load, Miss, Sample};
-use crate::process::{Check, Place, Process, Program, require, until};
+use crate::process::{Place, Process, Program};
 use crate::rows::{Count, Fault, Loss, Row, Scene, Side, Then};
 
 /// How many requests show that it goes on.

@@ -2,14 +2,13 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::process::{Check, PATIENCE, Place, Program, until};
+use crate::clients::{Check, Clients, PATIENCE};
+use crate::process::{Place, Program};
 
 /// How long a client rests between two requests: enough load to be interrupted, few enough connections to leave
 /// the machine's ports alone.
@@ -51,37 +50,15 @@ pub(crate) enum Miss {
 }
 
 /// Clients at work.
-pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
-    clients: Vec<JoinHandle<Vec<Sample>>>,
-}
+pub(crate) type Load = Clients<Sample>;
 
 impl Load {
     pub(crate) fn start(place: &Place) -> Load {
-        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let clients = (0..CLIENTS).map(|number| {
+        Clients::all((0..CLIENTS).map(|number| {
             let keeps = number >= FRESH;
             let mut client = Client { number, program: place.program, addr: place.listen, keeps, connection: None };
-            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
-            std::thread::spawn(move || client.run(&stop, &answered))
-        });
-        Load { clients: clients.collect(), stop, answered }
-    }
-
-    pub(crate) fn answered(&self) -> u64 {
-        self.answered.load(SeqCst)
-    }
-
-    /// Waits until so many more requests have been answered.
-    pub(crate) fn goes_on(&self, more: u64) -> Check {
-        let goal = self.answered() + more;
-        until("requests are answered", || (self.answered() >= goal).then_some(()))
-    }
-
-    pub(crate) fn stop(self) -> Vec<Sample> {
-        self.stop.store(true, SeqCst);
-        self.clients.into_iter().flat_map(|client| client.join().unwrap_or_default()).collect()
+            move |stop: &AtomicBool, answered: &AtomicU64| client.run(stop, answered)
+        }))
     }
 }
 

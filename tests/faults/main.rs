@@ -12,6 +12,8 @@
 
 mod ancestors;
 mod case;
+#[path = "../common/clients.rs"]
+mod clients;
 #[path = "../../examples/echo.rs"]
 mod echo;
 #[path = "../../examples/http.rs"]
@@ -29,7 +31,8 @@ use std::time::Instant;
 
 use case::Seen;
 use clap::Parser;
-use process::{Check, Place, Program};
+use clients::Check;
+use process::{Place, Program};
 use rows::{Row, Scene, Then};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -187,7 +190,7 @@ fn document() -> Check {
         return std::fs::write(DOCUMENT, text).map_err(|error| format!("cannot write {DOCUMENT}: {error}"));
     }
     let found = std::fs::read_to_string(DOCUMENT).unwrap_or_default();
-    process::require(found == text, || format!("{DOCUMENT} is not what this test does: run it with FD_HANDOFF_WRITE=1"))
+    clients::require(found == text, || format!("{DOCUMENT} is not what this test does: run it with FD_HANDOFF_WRITE=1"))
 }
 
 fn table() -> String {

@@ -7,36 +7,13 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// What went wrong, if anything.
-pub(crate) type Check<T = ()> = Result<T, String>;
-
-/// How long anything may take that has to happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Waits until `look` finds something. For what can be seen and not be waited for.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Check<T> {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return Ok(found);
-        }
-        if began.elapsed() > PATIENCE {
-            return Err(format!("waited in vain until {what}"));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-pub(crate) fn require(holds: bool, message: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(message()) }
-}
+use crate::clients::{Check, PATIENCE, require, until};
 
 /// The example that is put to the test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use nix::sys::signal::Signal;
 
+use crate::clients::{Check, require, until};
 use crate::load::{self, Load};
-use crate::process::{Check, Place, Process, Program, require, until};
+use crate::process::{Place, Process, Program};
 use crate::rows::{self, Count, Fault, Loss, Row, Scene, Side, Then};
 
 /// How many handoffs, faulty ones included.
