@@ -8,6 +8,8 @@ mod endings;
 mod frames;
 #[path = "../fuzz/bodies/inspectors.rs"]
 mod inspectors;
+#[path = "../fuzz/bodies/made.rs"]
+mod made;
 #[path = "../fuzz/bodies/operations.rs"]
 mod operations;
 

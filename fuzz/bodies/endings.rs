@@ -3,11 +3,9 @@
 //!
 //! The input: one byte of setting, then two bytes for each operation: which one, and its argument.
 
-#[path = "made.rs"]
-mod made;
-
 use std::time::{Duration, Instant};
 
+use crate::made::{WAITS, attempt, duration, ending, offer};
 use fd_handoff::core::wire::{
     Abort, Active, ClientFrame, Ending, ErrorCode, Frame, MAX_HISTORY, PROTOCOL, Progress, Ready, Receive, Received,
     ServerFrame, Settled, WireError,
@@ -16,7 +14,6 @@ use fd_handoff::core::{
     Finish, FinishInput, FinishOutput, FinishWaits, Gift, Input, Leave, Lifecycle, Output, Predecessor,
     PredecessorCommand as Command, PredecessorEvent as Event, Role,
 };
-use made::{WAITS, attempt, duration, ending, offer};
 
 /// So many operations of one input are carried out.
 const MOST: usize = 400;

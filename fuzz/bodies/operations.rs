@@ -4,15 +4,13 @@
 //!
 //! The input: one byte of setting, then two bytes for each operation: which one, and its argument.
 
-#[path = "made.rs"]
-mod made;
-
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::made::{WAITS, attempt, duration, ending, offer, read};
 use fd_handoff::Cause;
 use fd_handoff::core::wire::{
     Abort, Active, ClientFrame, Descriptors, Draining, Ending, Entry, ErrorCode, Failure, Farewell, Frame, GetStatus,
@@ -23,7 +21,6 @@ use fd_handoff::core::{
     Gift, Input, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role, Successor, SuccessorCommand,
     SuccessorEvent, Waits,
 };
-use made::{WAITS, attempt, duration, ending, offer, read};
 
 /// A predecessor refuses so many frames by name after its release.
 const MOST_REFUSED: usize = 16;

@@ -1,5 +1,7 @@
 #![no_main]
 
+#[path = "../bodies/made.rs"]
+mod made;
 #[path = "../bodies/operations.rs"]
 mod operations;
 
