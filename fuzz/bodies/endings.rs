@@ -120,7 +120,14 @@ impl World {
         if !free || self.finish.is_some() || !self.life.is_accepting() {
             return;
         }
-        let receive = Receive { protocol: PROTOCOL, pid: 4711, version: "1".to_owned(), schemas: vec![0] };
+        let receive = Receive {
+            protocol: PROTOCOL,
+            pid: 4711,
+            version: "1".to_owned(),
+            schemas: vec![0],
+            fingerprints: None,
+            services: None,
+        };
         self.life.receive(&receive);
         self.role = Some(Predecessor::new(receive, WAITS, self.sees));
         self.gone = false;
