@@ -20,8 +20,6 @@ use std::time::{Duration, Instant};
 
 use fd_handoff::client::Client;
 use fd_handoff::{Acceptor, Config, Finish, Handoff, SignalKind};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 /// How many threads connect in a loop.
 const THREADS: usize = 4;
@@ -230,7 +228,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.process.id() as i32), Signal::SIGKILL);
+        let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
