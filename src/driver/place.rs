@@ -14,7 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::core::wire::{FileId, MAX_FILE_NAME};
 use crate::error::{Error, PathProblem, Result};
 use crate::sys::event::is_readable;
-use crate::sys::file;
+use crate::sys::{file, limits};
 
 /// How long a path may be to be bound and connected to as it is.
 const MAX_PATH: usize = 107;
@@ -86,7 +86,7 @@ impl Place {
             return Ok(None);
         }
         let connect = || -> io::Result<UnixStream> {
-            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            let socket = limits::opening(|| Socket::new(Domain::UNIX, Type::STREAM, None))?;
             // It blocks only while the backlog is full.
             socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
             socket.connect(&self.address(&self.name)?)?;
@@ -104,7 +104,7 @@ impl Place {
     /// Whether somebody listens here, found without waiting.
     pub(crate) fn is_served(&self) -> Result<bool> {
         let connect = || -> io::Result<()> {
-            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            let socket = limits::opening(|| Socket::new(Domain::UNIX, Type::STREAM, None))?;
             socket.set_nonblocking(true)?;
             socket.connect(&self.address(&self.name)?)
         };
@@ -201,7 +201,7 @@ impl Place {
 
     // M6, M9
     fn bind_as(&self, name: &Path, mode: u32) -> io::Result<UnixListener> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let socket = limits::opening(|| Socket::new(Domain::UNIX, Type::STREAM, None))?;
         socket.set_nonblocking(true)?;
         // The path is created with the mode of the unbound socket less the umask: at no moment with a wider one.
         nix::sys::stat::fchmod(socket.as_fd(), nix::sys::stat::Mode::from_bits_truncate(mode))?;

@@ -113,7 +113,7 @@ pub(crate) fn id(stat: &Stat) -> FileId {
 /// Opens a directory to reach names in it; nothing is read from it.
 pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    Ok(nix::fcntl::open(path, flags, Mode::empty())?)
+    opening(|| Ok(nix::fcntl::open(path, flags, Mode::empty())?))
 }
 
 /// What `name` in `directory` is, without following a symbolic link; nothing where there is nothing.
@@ -128,7 +128,7 @@ pub(crate) fn stat_at(directory: BorrowedFd<'_>, name: &Path) -> io::Result<Opti
 /// Sets the permission bits of `name` in `directory`, if they differ, without following a symbolic link.
 pub(crate) fn set_mode_at(directory: BorrowedFd<'_>, name: &Path, mode: u32) -> io::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file = nix::fcntl::openat(directory, name, flags, Mode::empty())?;
+    let file = opening(|| Ok(nix::fcntl::openat(directory, name, flags, Mode::empty())?))?;
     let mode = Mode::from_bits_truncate(mode);
     if Mode::from_bits_truncate(stat(file.as_fd())?.st_mode) == mode {
         return Ok(());
@@ -151,8 +151,7 @@ pub(crate) fn unlink_at(directory: BorrowedFd<'_>, name: &Path) -> io::Result<()
 // M2
 pub(crate) fn open_lock(directory: BorrowedFd<'_>, name: &Path) -> io::Result<File> {
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    let fd = nix::fcntl::openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    Ok(File::from(fd))
+    opening(|| Ok(File::from(nix::fcntl::openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?)))
 }
 
 /// Takes the lock of `flock(2)` if nobody holds it. Closing the file gives it back.

@@ -67,6 +67,13 @@ pub(crate) fn opening<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<
     }
 }
 
+/// Sees to it that there is room for one descriptor that arrives in a message: where there is none, the kernel drops it, and
+/// nobody gets it back. See `MSG_CTRUNC` in `recvmsg(2)`.
+pub(crate) fn make_room_for_one() {
+    // Another thread may take it in the meantime; the next message finds another one.
+    let _ = opening(|| another(kept().fds.first()));
+}
+
 /// Whether a call failed because this process has as many descriptors open as it may. See `EMFILE` in `open(2)`.
 pub(crate) fn is_at_limit(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::EMFILE)

@@ -15,7 +15,7 @@ pub(crate) use fault::{Point, pass};
 pub(crate) use link::Link;
 
 use crate::core::wire::{Frame, FrameReader, WireError, shorten};
-use crate::sys::socket;
+use crate::sys::{limits, socket};
 
 /// How much one receive takes at the most: of a batch's manifest, and of what people and successors say.
 const LARGE_CHUNK: usize = 65_536;
@@ -144,6 +144,8 @@ impl<F: Carried> Channel<F> {
         let mut small;
         let (chunk, received, what_truncated) = match &mut self.chunk {
             Some(large) => {
+                // For a state. What takes more room is announced before, and room is made for it.
+                limits::make_room_for_one();
                 let received = socket::receive_with_fds(&self.stream, large);
                 (&**large, received, WireError::Truncated)
             }
