@@ -430,10 +430,26 @@ fn the_service_manager_hears_who_serves(form: Form) {
         command.env("NOTIFY_SOCKET", &path);
         command
     });
-    assert_eq!(hears(), format!("MAINPID={}\nREADY=1\n", world.pid()));
+    let serves = |pid: u32| format!("MAINPID={pid}\nREADY=1\n");
+    assert_eq!(hears(), serves(world.pid()));
+
+    // One that fails: the reload that has begun ends.
+    world.next("a role that there is not");
+    assert_eq!(world.upgrade(None).outcome, Outcome::Failed);
+    assert!(hears().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+    assert!(hears().starts_with("READY=1\nSTATUS=the upgrade failed: "));
+
+    // Whoever is the main process says that another one is, and what that one says is only then heard by all managers.
+    world.next(&role_of(form));
     assert_completed(&world.upgrade(None));
     world.hears(&["serving 2", "exits 1"]);
-    assert_eq!(hears(), format!("MAINPID={}\nREADY=1\n", world.pid()));
+    let mut heard: Vec<String> = (0..4).map(|_| hears()).collect();
+    let status = format!("{}STATUS=the successor serves\n", serves(world.pid()));
+    // The two processes say it at the same time.
+    heard[2..].sort();
+    assert!(heard[..2].iter().all(|words| words.starts_with("RELOADING=1\nMONOTONIC_USEC=")), "{heard:?}");
+    assert_eq!(heard[2..], [serves(world.pid()), status]);
+
     world.client().stop().unwrap();
     world.hears(&["exits 2"]);
     assert_eq!(hears(), "STOPPING=1\n");

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
@@ -54,6 +54,16 @@ pub(crate) struct Generation {
     /// Counts what whoever operates the service has to look at.
     pub(crate) requests: Signal,
     board: Mutex<Board>,
+    hears: OnceLock<Hears>,
+}
+
+/// Who hears of each event at once, in this process.
+struct Hears(Box<dyn Fn(&Event) + Send + Sync>);
+
+impl fmt::Debug for Hears {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hears")
+    }
 }
 
 /// What changes.
@@ -231,6 +241,7 @@ impl Generation {
                 listening: 0,
                 notices: Vec::new(),
             }),
+            hears: OnceLock::new(),
         })
     }
 
@@ -539,10 +550,12 @@ impl Generation {
 
     /// Has the operator look. Those who listen are told of it before.
     fn ask(&self, mut board: MutexGuard<'_, Board>, news: News, message: &str) {
-        board.publish(self.event(news, None, None, message));
+        let event = self.event(news, None, None, message);
+        board.publish(event.clone());
         self.requests.raise();
         drop(board);
         self.wake.raise();
+        self.say(&event);
     }
 
     /// The upgrade that was asked for and that nobody has begun: by when its process has to be ready, if that was said.
@@ -604,6 +617,7 @@ impl Generation {
     /// whoever hears of it may act on it at once. Whoever asked for an upgrade hears nothing after its outcome.
     // M91, M105
     pub(crate) fn conclude(&self, attempt: Attempt, event: Event, change: impl FnOnce(&mut Lifecycle, Attempt)) {
+        self.say(&event);
         let mut board = self.board();
         change(&mut board.life, attempt.clone());
         board.publish(event);
@@ -640,6 +654,7 @@ impl Generation {
     /// As [`Generation::publish`], but that the caller wakes the background when it has the time. Returns whether it is to.
     #[must_use]
     pub(crate) fn publish_later(&self, event: Event) -> bool {
+        self.say(&event);
         self.board().publish(event)
     }
 
@@ -706,6 +721,17 @@ impl Generation {
     /// What is to be let go besides the control socket: it gets the descriptor that is to take the place of each.
     pub(crate) fn holds(&self, holdings: impl FnOnce(BorrowedFd<'_>) + Send + 'static) {
         self.board().holdings = Some(Box::new(holdings));
+    }
+
+    /// Has `hears` called with each event.
+    pub(crate) fn tells(&self, hears: impl Fn(&Event) + Send + Sync + 'static) {
+        self.hears.get_or_init(|| Hears(Box::new(hears)));
+    }
+
+    fn say(&self, event: &Event) {
+        if let Some(Hears(hears)) = self.hears.get() {
+            hears(event);
+        }
     }
 
     /// The predecessor is gone, or has let go.

@@ -1,8 +1,14 @@
 //! Telling the world outside which process serves: the pidfile and the service manager.
 
+#[cfg(feature = "systemd")]
+mod manager;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::core::wire::Event;
 
 /// Where to tell it.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +21,7 @@ impl Announcer {
     /// only logged. Returns whether everybody knows.
     pub(crate) fn serving(&self) -> bool {
         #[cfg(feature = "systemd")]
-        notify(&[sd_notify::NotifyState::MainPid(std::process::id()), sd_notify::NotifyState::Ready]);
+        manager::notify(&[manager::Word::MainPid(std::process::id()), manager::Word::Ready]);
         let Some(path) = &self.pidfile else { return true };
         let written = write(path);
         if let Err(error) = &written {
@@ -25,10 +31,18 @@ impl Announcer {
         written.is_ok()
     }
 
+    /// What a handoff of this process's is at, for the service manager. A successor that reports has until `ready` from then
+    /// on.
+    #[cfg_attr(not(feature = "systemd"), allow(unused_variables, reason = "there is no other manager"))]
+    pub(crate) fn tell(&self, event: &Event, ready: Duration) {
+        #[cfg(feature = "systemd")]
+        manager::notify(&manager::words(event, ready));
+    }
+
     /// This process was told to stop.
     pub(crate) fn stopping(&self) {
         #[cfg(feature = "systemd")]
-        notify(&[sd_notify::NotifyState::Stopping]);
+        manager::notify(&[manager::Word::Stopping]);
     }
 
     /// Nobody serves any more.
@@ -51,12 +65,4 @@ fn write(path: &Path) -> io::Result<()> {
 
 fn names_us(path: &Path) -> bool {
     fs::read_to_string(path).is_ok_and(|pid| pid.trim() == std::process::id().to_string())
-}
-
-#[cfg(feature = "systemd")]
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    // Where no service manager waits to be told, this does nothing.
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::error!(event = "notify_failed", %error, "cannot notify the service manager");
-    }
 }

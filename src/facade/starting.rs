@@ -92,6 +92,8 @@ impl<F: Form> Starting<F> {
             seat.take(generation)?;
             let (sockets, held, bound) = (registry.clone(), registry.clone(), registry);
             generation.holds(move |stand_in| held.let_go(stand_in));
+            let (telling, ready) = (announcer.clone(), generation.config.timeouts.ready);
+            generation.tells(move |event| telling.tell(event, ready));
             let announcing = announcer.clone();
             let stopped = move || {
                 bound.remove_paths();

@@ -1,0 +1,83 @@
+//! What the service manager is told of a service that is replaced, see `sd_notify(3)`. The process that it takes for the main one
+//! says all of it, so that `NotifyAccess=main` is enough: who the next main process is, too, since nobody listens to that one
+//! before.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use crate::core::wire::{Event, News};
+use crate::sys::process;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Word {
+    Ready,
+    /// An upgrade has begun. `Type=notify-reload` wants to know when, see `systemd.service(5)`.
+    Reloading(Duration),
+    Stopping,
+    MainPid(u32),
+    Status(String),
+    /// What is under way may take so long from here on.
+    Extend(Duration),
+}
+
+/// What follows from an event of a predecessor's. A successor that reports has until `ready` from then on.
+pub(super) fn words(event: &Event, ready: Duration) -> Vec<Word> {
+    let Event { event, pid, message, .. } = event;
+    let status = || Word::Status(message.clone());
+    match event {
+        News::Upgrade | News::Receive => vec![Word::Reloading(process::monotonic()), status()],
+        News::Progress => vec![Word::Extend(ready), status()],
+        // A reload that has failed has ended, too.
+        News::Failed => vec![Word::Ready, Word::Status(format!("the upgrade failed: {message}"))],
+        // In one message: what this process says after it has given the main process away, nobody hears.
+        News::Active => pid.iter().map(|pid| Word::MainPid(*pid)).chain([Word::Ready, status()]).collect(),
+        News::Stranded | News::OwnerUnknown => vec![status()],
+        _ => Vec::new(),
+    }
+}
+
+pub(super) fn notify(words: &[Word]) {
+    if words.is_empty() {
+        return;
+    }
+    let states: Vec<_> = words.iter().flat_map(states).collect();
+    // Where no service manager waits to be told, this does nothing.
+    if let Err(error) = sd_notify::notify(&states) {
+        tracing::error!(event = "notify_failed", %error, "cannot notify the service manager");
+    }
+}
+
+fn states(word: &Word) -> Vec<NotifyState<'_>> {
+    match word {
+        Word::Ready => vec![NotifyState::Ready],
+        Word::Reloading(now) => vec![NotifyState::Reloading, NotifyState::MonotonicUsec(now.as_micros() as i128)],
+        Word::Stopping => vec![NotifyState::Stopping],
+        Word::MainPid(pid) => vec![NotifyState::MainPid(*pid)],
+        Word::Status(text) => vec![NotifyState::Status(text)],
+        Word::Extend(time) => vec![NotifyState::ExtendTimeoutUsec(time.as_micros().try_into().unwrap_or(u32::MAX))],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(event: News) -> Vec<Word> {
+        let message = "how it goes".to_owned();
+        let event = Event { event, generation: 1, pid: Some(7), elapsed_us: None, connections: None, message };
+        words(&event, Duration::from_secs(60))
+    }
+
+    #[test]
+    fn a_reload_that_has_begun_ends_however_it_goes() {
+        for begins in [News::Upgrade, News::Receive] {
+            assert!(matches!(&told(begins)[..], [Word::Reloading(_), Word::Status(_)]));
+        }
+        assert_eq!(told(News::Failed), [Word::Ready, Word::Status("the upgrade failed: how it goes".to_owned())]);
+        let status = Word::Status("how it goes".to_owned());
+        assert_eq!(told(News::Active), [Word::MainPid(7), Word::Ready, status.clone()]);
+        assert_eq!(told(News::Progress), [Word::Extend(Duration::from_secs(60)), status]);
+        assert_eq!(told(News::Release), []);
+    }
+}
