@@ -86,7 +86,7 @@ impl Place {
             return Ok(None);
         }
         let connect = || -> io::Result<UnixStream> {
-            let socket = limits::opening(|| Socket::new(Domain::UNIX, Type::STREAM, None))?;
+            let socket = stream_socket()?;
             // It blocks only while the backlog is full.
             socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
             socket.connect(&self.address(&self.name)?)?;
@@ -104,7 +104,7 @@ impl Place {
     /// Whether somebody listens here, found without waiting.
     pub(crate) fn is_served(&self) -> Result<bool> {
         let connect = || -> io::Result<()> {
-            let socket = limits::opening(|| Socket::new(Domain::UNIX, Type::STREAM, None))?;
+            let socket = stream_socket()?;
             socket.set_nonblocking(true)?;
             socket.connect(&self.address(&self.name)?)
         };
@@ -201,7 +201,7 @@ impl Place {
 
     // M6, M9
     fn bind_as(&self, name: &Path, mode: u32) -> io::Result<UnixListener> {
-        let socket = limits::opening(|| Socket::new(Domain::UNIX, Type::STREAM, None))?;
+        let socket = stream_socket()?;
         socket.set_nonblocking(true)?;
         // The path is created with the mode of the unbound socket less the umask: at no moment with a wider one.
         nix::sys::stat::fchmod(socket.as_fd(), nix::sys::stat::Mode::from_bits_truncate(mode))?;
@@ -225,6 +225,10 @@ impl Place {
         name.push(suffix);
         PathBuf::from(name)
     }
+}
+
+fn stream_socket() -> io::Result<Socket> {
+    limits::opening(|| Socket::new(Domain::UNIX, Type::STREAM, None))
 }
 
 /// Accepts one connection, if one waits, and never blocks, whatever another process has done to the listener's O_NONBLOCK.

@@ -132,8 +132,8 @@ where
         self.channel.queued() == 0
     }
 
-    // M68
     /// Does all that can be done now. Returns the first event; `None`: wait, then step again.
+    // M68
     pub(crate) fn step(&mut self, now: Instant, table: &[BorrowedFd<'_>]) -> Option<R::Event> {
         let span = self.span.clone();
         let _entered = span.enter();
