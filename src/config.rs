@@ -30,6 +30,8 @@ pub struct Config {
     pub(crate) strict: bool,
     pub(crate) foreign_netns: bool,
     pub(crate) cold_start: bool,
+    /// Whether this process keeps the service, and does not serve.
+    pub(crate) standby: bool,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -113,6 +115,7 @@ impl Config {
             strict: false,
             foreign_netns: false,
             cold_start: true,
+            standby: false,
             timeouts: Timeouts::default(),
         }
     }

@@ -127,6 +127,7 @@ impl World {
             schemas: vec![0],
             fingerprints: None,
             services: None,
+            standby: false,
         };
         self.life.receive(&receive);
         self.role = Some(Predecessor::new(receive, WAITS, self.sees));

@@ -131,6 +131,7 @@ impl World {
             schemas: if bit(1) { vec![] } else { vec![0, 1] },
             fingerprints: None,
             services: None,
+            standby: false,
         };
         let mut world = World {
             now,
@@ -501,6 +502,7 @@ impl World {
                 schemas: vec![],
                 fingerprints: None,
                 services: None,
+                standby: false,
             }
             .into(),
             _ => {

@@ -30,6 +30,8 @@ pub struct Desk<'a> {
     pub operable: bool,
     /// The process id of the successor in a handoff under way.
     pub successor: Option<u32>,
+    /// The process id of the keeper, or else of whoever is in a keeper's way.
+    pub keeper: Option<u32>,
     /// Whether that one has closed its connection: its handoff is about to end.
     pub lost: bool,
     /// Whether an upgrade has been asked for whose successor has not come yet.
@@ -59,6 +61,8 @@ pub enum Answer {
     Refuse(u32, Failure),
     /// Begin a handoff.
     Begin(Receive),
+    /// Give this keeper everything.
+    Keep(Receive),
     /// Hand this in again once the handoff under way has ended.
     Wait(Receive),
 }
@@ -120,7 +124,7 @@ impl Inspector {
                 self.watches = true;
                 Answer::Watch
             }
-            Ok(ClientFrame::Receive(receive)) if desk.lost => Answer::Wait(receive),
+            Ok(ClientFrame::Receive(receive)) if desk.lost && !receive.standby => Answer::Wait(receive),
             Ok(ClientFrame::Receive(receive)) => begin(receive, desk),
             Ok(frame @ (ClientFrame::Upgrade(_) | ClientFrame::Stop(_))) if !desk.operable => {
                 let message = format!("{} is not offered by this service", frame.tag());
@@ -170,9 +174,18 @@ fn busy_with(pid: u32) -> String {
 
 // M27, M39, M41, M143
 fn begin(receive: Receive, desk: Desk<'_>) -> Answer {
-    let refuse = |code, message| Answer::Refuse(receive.pid, Failure { code, message });
-    if let Some(pid) = desk.successor {
-        return refuse(ErrorCode::Busy, busy_with(pid));
+    let refuse = |code, message| match receive.standby {
+        // Nothing depends on it, and it looks again.
+        true => Answer::Close(Failure { code, message }.into()),
+        false => Answer::Refuse(receive.pid, Failure { code, message }),
+    };
+    match (receive.standby, desk.successor, desk.keeper) {
+        (true, ..) if !desk.operable => {
+            return refuse(ErrorCode::Unsupported, "this service gives nothing to a keeper".to_owned());
+        }
+        (true, _, Some(pid)) => return refuse(ErrorCode::Busy, format!("process {pid} is in the way; try again")),
+        (false, Some(pid), _) => return refuse(ErrorCode::Busy, busy_with(pid)),
+        (true, _, None) | (false, None, _) => {}
     }
     if receive.protocol.negotiate(PROTOCOL).is_none() {
         let message = format!("this service speaks protocol {PROTOCOL}, the successor {}", receive.protocol);
@@ -192,7 +205,7 @@ fn begin(receive: Receive, desk: Desk<'_>) -> Answer {
             return refuse(ErrorCode::Name, shorten(&message, MAX_TEXT));
         }
     }
-    Answer::Begin(receive)
+    if receive.standby { Answer::Keep(receive) } else { Answer::Begin(receive) }
 }
 
 fn exceeds_limits(receive: &Receive) -> bool {

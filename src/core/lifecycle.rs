@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::inspector::Desk;
 use super::record::{micros, remember};
-use super::wire::{Attempt, Ending, Outcome, Phase, PredecessorStatus, Receive, SuccessorStatus};
+use super::wire::{Attempt, Ending, KeeperStatus, Outcome, Phase, PredecessorStatus, Receive, SuccessorStatus};
 
 /// One generation's life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,6 +26,10 @@ pub struct Lifecycle {
     /// The successor is a process that this one has started.
     own_child: bool,
     predecessor: Option<PredecessorStatus>,
+    /// Who keeps the service for the case that this process ends.
+    keeper: Option<KeeperStatus>,
+    /// This process is a keeper, and serves nobody.
+    keeps: bool,
     /// Since when an upgrade has been asked for that has no outcome.
     upgrade: Option<Instant>,
     told: Told,
@@ -76,10 +80,17 @@ impl Lifecycle {
             successor: None,
             own_child: false,
             predecessor: None,
+            keeper: None,
+            keeps: false,
             upgrade: None,
             told: Told::default(),
             history: VecDeque::new(),
         }
+    }
+
+    /// One of a process that keeps the service, and serves nobody.
+    pub fn of_keeper(self) -> Lifecycle {
+        Lifecycle { keeps: true, ..self }
     }
 
     /// The service is this generation's: from a predecessor that drains, if there is one.
@@ -102,7 +113,29 @@ impl Lifecycle {
 
     /// Its phase, as it is told to those who look.
     pub fn phase(&self) -> Phase {
-        self.phase
+        if self.keeps && self.phase == Phase::Serving { Phase::Kept } else { self.phase }
+    }
+
+    /// Who keeps the service.
+    pub fn keeper(&self) -> Option<KeeperStatus> {
+        self.keeper
+    }
+
+    /// A keeper asks for everything.
+    pub fn keeper_receives(&mut self, pid: u32) {
+        self.keeper = Some(KeeperStatus { pid, holds: false });
+    }
+
+    /// It has everything: this process may end as it likes.
+    pub fn keeper_holds(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.holds = true;
+        }
+    }
+
+    /// Nobody keeps the service.
+    pub fn no_keeper(&mut self) {
+        self.keeper = None;
     }
 
     /// Whether the control socket is this generation's to accept on.
@@ -154,7 +187,10 @@ impl Lifecycle {
         };
         let stopping = self.told.times > 0;
         let upgrading = self.upgrade.is_some();
-        Desk { operable: self.operated, successor, lost: false, upgrading, stopping, name: None }
+        // Whoever does not own the service, or is about to give it up, has nothing to give to a keeper.
+        let in_the_way = (!self.accepting || stopping).then_some(self.pid);
+        let keeper = self.keeper.map(|keeper| keeper.pid).or(in_the_way);
+        Desk { operable: self.operated, successor, keeper, lost: false, upgrading, stopping, name: None }
     }
 
     /// Somebody asks for an upgrade.

@@ -4,6 +4,7 @@
 
 mod finish;
 mod inspector;
+mod keeper;
 mod lifecycle;
 mod predecessor;
 mod reachability;
@@ -16,6 +17,7 @@ pub mod wire;
 
 pub use finish::{Finish, FinishInput, FinishOutput, FinishWaits};
 pub use inspector::{Answer, Desk, Inspector, MAX_INSPECTORS, QUIET_LIMIT};
+pub use keeper::StateTries;
 pub use lifecycle::{Leave, Leaving, Lifecycle};
 pub use predecessor::{Gift, Predecessor, PredecessorCommand, PredecessorEvent};
 pub use reachability::{PathStep, Reachability, Sight};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};
 use crate::core::wire::{
     Abort, ClientFrame, Descriptors, Draining, Ending, Entry, ErrorCode, Failure, Farewell, MAX_BATCH, MAX_FAREWELLS,
-    MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Offer, Receive, Received, Release, ServerFrame, Settled, Snapshot,
+    MAX_LINE, MAX_TEXT, MAX_UNACKNOWLEDGED, Offer, Receive, Received, Release, Renew, ServerFrame, Settled, Snapshot,
     StateInfo, WireError, shorten,
 };
 
@@ -95,6 +95,10 @@ pub enum PredecessorCommand<F> {
         /// See [`Release::timens`].
         timens: Option<u64>,
     },
+    /// The keeper is to have a newer snapshot.
+    Checkpoint(Packet<F>),
+    /// What the keeper has is not what is served any more.
+    Renew,
     /// So many connections are left.
     Draining(u64),
     /// The application has drained. The states are its predecessor's that it did not read, then its own.
@@ -136,7 +140,11 @@ pub enum PredecessorEvent {
 impl<F> Predecessor<F> {
     /// Begins a handoff to the successor that said `receive`. `sees_death` says whether the kernel will
     /// report its death (whether there is a pidfd of it).
-    pub fn new(successor: Receive, waits: Waits, sees_death: bool) -> Self {
+    pub fn new(successor: Receive, mut waits: Waits, sees_death: bool) -> Self {
+        if successor.standby {
+            // It serves nobody, and there is nothing to watch it for: this side gives the service up because it stops.
+            waits.probation = Duration::ZERO;
+        }
         Predecessor {
             step: Step::Requested,
             successor,
@@ -158,6 +166,13 @@ impl<F> Predecessor<F> {
             (PredecessorCommand::Offer(gift), Step::Requested) => self.offer(now, *gift),
             (PredecessorCommand::Release { state, monotonic_us, timens }, Step::Ready) => {
                 self.release(now, state, monotonic_us, timens);
+            }
+            (PredecessorCommand::Checkpoint(packet), Step::Ready) if self.successor.standby => {
+                self.send(Snapshot { state: packet.info }, vec![packet.memfd]);
+            }
+            (PredecessorCommand::Renew, _) if self.successor.standby && self.has_not_released() => {
+                self.send(Renew {}, vec![]);
+                self.end(PredecessorEvent::Failed(Cause::Renewed));
             }
             (PredecessorCommand::Draining(connections), Step::Draining { .. }) => {
                 self.send(Draining { connections }, vec![]);
@@ -219,6 +234,10 @@ impl<F> Predecessor<F> {
 
     /// What to say where the successor does not read this state.
     fn unread(&self, state: Option<&Packet<F>>) -> Option<Cause> {
+        if self.successor.standby {
+            // It passes states on, and reads none.
+            return None;
+        }
         let StateInfo { schema, fingerprint, .. } = state?.info;
         let schemas = &self.successor.schemas;
         if !schemas.contains(&schema) {

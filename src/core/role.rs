@@ -230,6 +230,9 @@ pub enum Cause {
         /// What the kernel says.
         reason: String,
     },
+    /// What this keeper has is not what is served any more.
+    #[error("what this keeper has is not what is served any more")]
+    Renewed,
     /// The other side is dead, and another process that could take its place was faster.
     #[error("the {0} died, and another process serves in its place: start again, to take over from that one")]
     Outrun(Peer),
@@ -242,9 +245,12 @@ impl Cause {
     /// The code that tells it to the peer.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Cause::Died(_) | Cause::Closed(_) | Cause::Here(_) | Cause::Unsent { .. } | Cause::Outrun(_) => {
-                ErrorCode::Application
-            }
+            Cause::Died(_)
+            | Cause::Closed(_)
+            | Cause::Here(_)
+            | Cause::Unsent { .. }
+            | Cause::Renewed
+            | Cause::Outrun(_) => ErrorCode::Application,
             Cause::Aborted { code, .. } | Cause::Refused { code, .. } => *code,
             Cause::Late { .. } => ErrorCode::Timeout,
             Cause::Garbled(_, error) => error.code(),

@@ -19,6 +19,8 @@ pub struct Successor<F> {
     waits: Waits,
     /// The names of the services that this side takes over, where it does not take any.
     services: Option<Vec<String>>,
+    /// It keeps the service, and serves nobody.
+    standby: bool,
     manifest: Manifest,
     farewells: usize,
     settled: Option<Ending>,
@@ -115,6 +117,8 @@ pub enum SuccessorEvent<F> {
     Batch(Vec<(Arc<Entry>, F)>),
     /// Everything is here.
     Complete(Option<Packet<F>>),
+    /// A keeper is to have this snapshot in the place of the one before.
+    Checkpoint(Packet<F>),
     /// The service is ours: accept.
     Released {
         /// The final state.
@@ -139,6 +143,7 @@ impl<F> Successor<F> {
             step: Step::Requested,
             waits,
             services: receive.services.clone(),
+            standby: receive.standby,
             manifest: Manifest::default(),
             farewells: 0,
             settled: None,
@@ -203,6 +208,7 @@ impl<F> Successor<F> {
             (ServerFrame::Offer(offer), Step::Requested) => self.offer(now, offer, fds),
             (ServerFrame::Descriptors(batch), Step::Receiving) => self.batch(now, batch, fds),
             (ServerFrame::Snapshot(snapshot), Step::AwaitingState) => self.snapshot(snapshot, fds),
+            (ServerFrame::Snapshot(snapshot), Step::Readied) if self.standby => self.checkpoint(snapshot, fds),
             (ServerFrame::Release(release), Step::Readied) => self.release(release, fds),
             (ServerFrame::Farewell(farewell), Step::Serving) => self.farewell(farewell, fds),
             (frame, step) => {
@@ -210,6 +216,7 @@ impl<F> Successor<F> {
                 let may_come = match &frame {
                     ServerFrame::Hello(_) => step == Step::Requested,
                     ServerFrame::Draining(_) => step == Step::Serving,
+                    ServerFrame::Renew(_) => self.standby && step != Step::Serving,
                     frame => matches!(frame, ServerFrame::Failure(_) | ServerFrame::Abort(_)),
                 };
                 if !may_come {
@@ -244,6 +251,10 @@ impl<F> Successor<F> {
             }
             // It refuses something that we said late; we serve all the same.
             (ServerFrame::Failure(_) | ServerFrame::Abort(_), Step::Serving) => Ok(()),
+            (ServerFrame::Renew(_), _) => {
+                self.end(Cause::Renewed);
+                Ok(())
+            }
             (ServerFrame::Failure(error), _) => {
                 Err(Cause::Refused { code: error.code, message: shorten(&error.message, MAX_TEXT) })
             }
@@ -290,6 +301,16 @@ impl<F> Successor<F> {
         Ok(())
     }
 
+    /// The length has to be one that may come; what the offer announced was the one before.
+    // M171
+    fn checkpoint(&mut self, snapshot: Snapshot, fds: Vec<F>) -> Result<(), Cause> {
+        expect_descriptors("state", 1, &fds)?;
+        if let Some(packet) = packet(Some(snapshot.state), fds)? {
+            self.event(SuccessorEvent::Checkpoint(packet));
+        }
+        Ok(())
+    }
+
     /// What is still to come after the offer or a batch.
     fn next(&mut self, now: Instant) {
         self.deadline = Some(now + self.waits.transfer);
@@ -318,6 +339,11 @@ impl<F> Successor<F> {
 
     /// The predecessor is dead, or about to be, if it has closed without a word: it would have said so if it served on.
     fn wait_for_release(&mut self, now: Instant) {
+        if self.standby {
+            // The owner releases when it stops, which may be never.
+            self.deadline = None;
+            return;
+        }
         let blind = self.closed && !self.sees_death;
         self.deadline = Some(now + if blind { CLOSE_GRACE } else { self.waits.release });
     }
@@ -385,6 +411,10 @@ impl<F> Successor<F> {
             Step::Requested | Step::Receiving | Step::AwaitingState => {
                 self.end(Cause::Closed(Peer::Predecessor));
             }
+            // A keeper does not decide by itself who is next, see [`super::Keeper`].
+            Step::Initialising | Step::Readied if self.standby && self.claim.is_none() => {
+                self.end(Cause::Closed(Peer::Predecessor));
+            }
             // Dead is what the kernel says. If it lives, it serves, and we must not.
             Step::Readied if self.claim.is_none() && !self.sees_death => self.wait_for_release(now),
             Step::Readied => {}
@@ -399,6 +429,9 @@ impl<F> Successor<F> {
         self.dead = true;
         match self.step {
             Step::Requested | Step::Receiving | Step::AwaitingState => {
+                self.end(Cause::Died(Peer::Predecessor));
+            }
+            Step::Initialising | Step::Readied if self.standby && self.claim.is_none() => {
                 self.end(Cause::Died(Peer::Predecessor));
             }
             Step::Readied if self.claim.is_none() => self.take_over(),

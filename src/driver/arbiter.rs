@@ -6,12 +6,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::sys::file;
+use crate::sys::file::{self, Range};
+
+/// What the owner locks: the bytes in which its generation is.
+const OWNER: Range = Range { start: 0, length: 8 };
+/// What everybody locks together who may become the owner: a keeper waits for them.
+const HEIRS: Range = Range { start: 8, length: 1 };
 
 /// A file that every generation has, and this process's own description of it. **Whoever accepts holds an exclusive lock
 /// on it**, of the kind that belongs to the description (`F_OFD_SETLK`, see `fcntl(2)`): children that share the
 /// descriptor share the lock, other processes do not. In the file is the generation of the last who held it: between
-/// two owners nobody does.
+/// two owners nobody does. Whoever may become the owner, if the owner dies, holds a shared one as well, see [`Arbiter::claim_last`].
 #[derive(Debug)]
 pub(crate) struct Arbiter {
     /// What is handed over. Nobody locks by it: its description is everybody's.
@@ -26,14 +31,23 @@ pub(crate) struct Arbiter {
 impl Arbiter {
     /// One for a service whose predecessors have none.
     pub(crate) fn new(generation: u64) -> io::Result<Arbiter> {
-        Arbiter::open(file::memfd(c"fd-handoff-owner")?.into(), generation, false)
+        let arbiter = Arbiter::open(file::memfd(c"fd-handoff-owner")?.into(), generation, false)?;
+        file::lock_shared(&arbiter.own, HEIRS)?;
+        Ok(arbiter)
     }
 
     /// The predecessor's. It fails where there is no `/proc`.
     pub(crate) fn inherited(shared: OwnedFd, generation: u64) -> io::Result<Arbiter> {
+        let arbiter = Arbiter::kept(shared, generation)?;
+        file::lock_shared(&arbiter.own, HEIRS)?;
+        Ok(arbiter)
+    }
+
+    /// The owner's, for a keeper of it.
+    pub(crate) fn kept(shared: OwnedFd, generation: u64) -> io::Result<Arbiter> {
         let arbiter = Arbiter::open(shared, generation, true)?;
         // What will be asked while nobody accepts is asked once before: whether the kernel lets us, and for the first time.
-        file::is_locked(&arbiter.own)?;
+        file::is_locked(&arbiter.own, OWNER)?;
         arbiter.is_left_behind()?;
         Ok(arbiter)
     }
@@ -61,14 +75,33 @@ impl Arbiter {
     }
 
     fn try_claim(&self) -> io::Result<Claim> {
-        if !file::lock_own(&self.own)? {
+        if !file::lock_own(&self.own, OWNER)? {
             return Ok(if self.is_left_behind()? { Claim::Lost } else { Claim::Held });
         }
         if self.is_left_behind()? {
-            file::unlock_own(&self.own)?;
+            file::unlock_own(&self.own, OWNER)?;
             return Ok(Claim::Lost);
         }
         Ok(Claim::Ours)
+    }
+
+    /// As [`Arbiter::claim`], for a keeper: whoever can serve comes first, and is waited for. Somebody who initialises when the
+    /// owner dies takes its place when it is ready, and somebody who drains does so at once.
+    // M173
+    pub(crate) fn claim_last(&self) -> Claim {
+        let heirs = file::is_locked(&self.own, HEIRS);
+        let heirs = heirs.unwrap_or_else(|error| {
+            tracing::error!(event = "arbiter_failed", %error, "cannot see who may become the owner");
+            false
+        });
+        if heirs { Claim::Held } else { self.claim() }
+    }
+
+    /// This process will not become the owner any more.
+    pub(crate) fn renounce(&self) {
+        if let Err(error) = file::unlock_own(&self.own, HEIRS) {
+            tracing::error!(event = "arbiter_failed", %error, "cannot renounce the service");
+        }
     }
 
     /// Writes that this generation has owned the service. That can wait until it accepts: nobody gets the lock before.
@@ -92,7 +125,7 @@ impl Arbiter {
     }
 
     pub(crate) fn disclaim(&self) {
-        if let Err(error) = file::unlock_own(&self.own) {
+        if let Err(error) = file::unlock_own(&self.own, OWNER) {
             tracing::error!(event = "arbiter_failed", %error, "cannot give the lock of the owner back");
         }
     }

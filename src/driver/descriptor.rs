@@ -256,7 +256,7 @@ pub(crate) struct Unclaimed {
 }
 
 /// A descriptor that arrived, with its line of the manifest.
-type Delivered = (Arc<Entry>, OwnedFd);
+pub(crate) type Delivered = (Arc<Entry>, OwnedFd);
 
 impl Unclaimed {
     /// Has room for so many at once.
@@ -305,6 +305,14 @@ impl Unclaimed {
     /// The address of the only descriptor of a name, before it is taken.
     pub(crate) fn address(&self, name: &str) -> Option<&str> {
         self.by_name.get(name)?.first()?.0.addr.as_deref()
+    }
+
+    /// Everything that is the application's, by name and then in the order in which it was offered.
+    pub(crate) fn into_all(self) -> Vec<Delivered> {
+        let mut groups: Vec<(Name, Vec<Delivered>)> = self.by_name.into_iter().collect();
+        groups.retain(|(name, _)| !name.as_str().starts_with('@'));
+        groups.sort_by(|(one, _), (other, _)| one.cmp(other));
+        groups.into_iter().flat_map(|(_, group)| group).collect()
     }
 
     /// The names that nobody took.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::core::record::micros;
 use crate::core::wire::{
-    Attempt, Ending, Entry, ErrorCode, Event, Failure, FileId, Hello, MAX_TEXT, News, Outcome, PROTOCOL, Phase,
+    Attempt, Ending, Entry, ErrorCode, Event, Failure, FileId, Hello, KeptStatus, MAX_TEXT, News, Outcome, PROTOCOL, Phase,
     PredecessorStatus, Receive, Status, shorten,
 };
 use crate::core::{Cause, Desk, Leave, Lifecycle, Packet, Peer, Predecessor, Successor};
@@ -66,6 +66,9 @@ impl fmt::Debug for Hears {
     }
 }
 
+/// Tells of a service that this process keeps.
+pub(crate) type Tale = Box<dyn Fn(Instant) -> KeptStatus + Send>;
+
 /// What changes.
 struct Board {
     life: Lifecycle,
@@ -77,6 +80,11 @@ struct Board {
     path_doubted: bool,
     named: Named,
     arrivals: VecDeque<Arrival>,
+    /// What a keeper is to have.
+    keeper: KeeperMail,
+    /// What is to be told of a service that this process keeps, and since when it is nobody's but this process's.
+    kept: Option<Tale>,
+    kept_since: Instant,
     /// The connection to the successor under way, once the application has accepted it.
     accepted: Weak<UnixStream>,
     /// The connection to the predecessor, until the background takes it.
@@ -159,6 +167,17 @@ pub(crate) enum Asker {
     Call(Box<dyn FnOnce(Attempt) + Send>),
 }
 
+/// What the steward has not given to a keeper yet.
+#[derive(Debug, Default)]
+pub(crate) struct KeeperMail {
+    /// A keeper that asks for everything.
+    pub(crate) arrival: Option<Arrival>,
+    /// A newer snapshot.
+    pub(crate) checkpoint: Option<Packet<OwnedFd>>,
+    /// What a keeper has is not what is served any more.
+    pub(crate) stale: bool,
+}
+
 /// A successor that said `receive`.
 #[derive(Debug)]
 pub(crate) struct Arrival {
@@ -202,6 +221,8 @@ pub(crate) struct Legacy {
 
 impl Generation {
     pub(crate) fn new(config: Config, place: Place, listener: UnixListener, origin: Origin) -> io::Result<Generation> {
+        let life = Lifecycle::new(origin.number, std::process::id(), origin.operated);
+        let life = if config.standby { life.of_keeper() } else { life };
         // What it leads to now, if that is ours; or else what has to come back.
         let found = place.look().ok().flatten().filter(|found| origin.paths.contains(&Some(*found)));
         let path = found.or(origin.paths[0]).or(origin.paths[1]);
@@ -218,9 +239,12 @@ impl Generation {
             let_go: Signal::new()?,
             requests: Signal::new()?,
             board: Mutex::new(Board {
-                life: Lifecycle::new(origin.number, std::process::id(), origin.operated),
+                life,
+                kept: None,
+                kept_since: Instant::now(),
                 named: origin.named,
                 arrivals: VecDeque::new(),
+                keeper: KeeperMail::default(),
                 accepted: Weak::new(),
                 link: None,
                 word: None,
@@ -245,6 +269,11 @@ impl Generation {
         })
     }
 
+    /// What `status` is to say of a service that this process keeps.
+    pub(crate) fn keeps(&self, tell: Tale) {
+        self.board().kept = Some(tell);
+    }
+
     /// The board. A panic elsewhere leaves it whole: every change to it is one assignment, one push or one transition.
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
@@ -256,6 +285,7 @@ impl Generation {
         let (status, link) = legacy.predecessor.unzip();
         let mut board = self.board();
         board.final_state = legacy.final_state;
+        board.kept_since = Instant::now();
         board.watched = link.is_some();
         board.link = link;
         board.life.own(legacy.history, status);
@@ -270,6 +300,17 @@ impl Generation {
     /// Whoever may come after this owner can tell that there was one.
     pub(crate) fn sign(&self) {
         self.arbiter.iter().for_each(|arbiter| arbiter.sign());
+    }
+
+    /// The control socket is this generation's, and nobody else's.
+    pub(crate) fn listens_alone(&self) {
+        let listener = &self.control().listener;
+        // The flag is its predecessor's choice until here, and the background never waits in accept.
+        if let Err(error) = listener.set_nonblocking(true) {
+            tracing::error!(event = "control_socket_blocks", %error, "cannot make the control socket non-blocking");
+        }
+        // Names this process as the one that serves; the socket works without.
+        let _ = place::listen(listener.as_fd());
     }
 
     pub(crate) fn hello(&self) -> Hello {
@@ -299,6 +340,8 @@ impl Generation {
             history: board.life.history().iter().cloned().collect(),
             successor: board.life.successor().cloned(),
             predecessor: board.life.predecessor().cloned(),
+            keeper: board.life.keeper(),
+            kept: board.kept.as_ref().filter(|_| board.life.is_accepting()).map(|tell| tell(board.kept_since)),
             path_lost: board.path_lost.as_deref().map(|lost| shorten(lost, MAX_TEXT)),
         }
     }
@@ -323,6 +366,8 @@ impl Generation {
             return Err(control);
         }
         board.path = control.path;
+        // A keeper has the one before.
+        self.outdate(&mut board);
         Ok(std::mem::replace(&mut board.control, control))
     }
 
@@ -412,6 +457,48 @@ impl Generation {
         Some(Ok(arrival))
     }
 
+    pub(crate) fn keeper_receives(&self, pid: u32) {
+        self.board().life.keeper_receives(pid);
+    }
+
+    /// A keeper asks for everything: the steward sees to it.
+    pub(crate) fn keeper_arrives(&self, arrival: Arrival) {
+        self.mail_keeper(|mail| mail.arrival = Some(arrival));
+    }
+
+    /// The application has a newer snapshot for the keeper, there is one or not.
+    pub(crate) fn checkpoint(&self, packet: Packet<OwnedFd>) {
+        self.mail_keeper(|mail| mail.checkpoint = Some(packet));
+    }
+
+    /// What is served is not what a keeper has any more, if there is one.
+    fn outdate(&self, board: &mut Board) {
+        if board.life.keeper().is_some() {
+            board.keeper.stale = true;
+            self.requests.raise();
+        }
+    }
+
+    fn mail_keeper(&self, put: impl FnOnce(&mut KeeperMail)) {
+        put(&mut self.board().keeper);
+        self.requests.raise();
+    }
+
+    pub(crate) fn take_keeper_mail(&self) -> KeeperMail {
+        std::mem::take(&mut self.board().keeper)
+    }
+
+    /// The keeper has everything that is served now.
+    pub(crate) fn keeper_holds(&self, pid: u32) {
+        self.board().life.keeper_holds();
+        tracing::info!(event = "kept", generation = self.number, keeper = pid, "a keeper has everything");
+        self.tell(News::Kept, Some(pid), None, format!("process {pid} keeps the service"));
+    }
+
+    pub(crate) fn no_keeper(&self) {
+        self.board().life.no_keeper();
+    }
+
     /// The handoff that was to begin could not: the next successor is welcome.
     pub(crate) fn no_successor(&self) {
         self.board().life.no_successor();
@@ -480,6 +567,11 @@ impl Generation {
         Some(Received::open(packet, &self.config.schemas).map(Some))
     }
 
+    /// The final state as it came, for whoever passes it on.
+    pub(crate) fn take_final_packet(&self) -> Option<Packet<OwnedFd>> {
+        self.board().final_state.take()
+    }
+
     pub(crate) fn take_final_state(&self) -> Result<Option<Received>, StateError> {
         let packet = self.board().final_state.take();
         packet.map(|packet| Received::open(packet, &self.config.schemas)).transpose()
@@ -500,6 +592,7 @@ impl Generation {
         let mut board = self.board();
         board.named.remove(name, others);
         entries.iter().for_each(|entry| board.named.add(entry));
+        self.outdate(&mut board);
     }
 
     /// Names a socket or file in `status`.
@@ -790,10 +883,16 @@ impl Generation {
             control.place.remove(ours);
         }
         file::replace(control.listener.as_fd(), self.let_go.as_fd());
+        self.renounce();
         // Not before: whoever sees it tells others that every address is free.
         self.board().letting_go = LettingGo::Done;
         self.let_go.raise();
         self.requests.raise();
+    }
+
+    /// This process will not own the service any more.
+    fn renounce(&self) {
+        self.arbiter.iter().for_each(|arbiter| arbiter.renounce());
     }
 
     pub(crate) fn has_let_go(&self) -> bool {
@@ -859,6 +958,7 @@ impl Generation {
             control.place.remove(ours);
         }
         if let Some(ending) = leaving.settles {
+            self.renounce();
             self.remove_unwanted();
             self.say_to_predecessor(Word::Settle(ending));
         }

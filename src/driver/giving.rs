@@ -9,24 +9,25 @@ use tracing::Span;
 
 use crate::core::record::micros;
 use crate::core::wire::{
-    self, Ending, Entry, ErrorCode, FileId, MAX_BATCH, MAX_DESCRIPTORS, MAX_UNACKNOWLEDGED, Name, News, Outcome,
-    Receive,
+    self, Ending, Entry, ErrorCode, FileId, Name, News, Outcome, Receive,
 };
 use crate::core::{
-    Cause, Gift, Leave, Lifecycle, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits,
+    Cause, Leave, Lifecycle, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits,
 };
 use crate::driver::channel::{Link, Point};
 use crate::driver::child::Spawned;
-use crate::driver::descriptor::{Attachment, Shared, application_name, describe, entry, examine};
+use crate::driver::descriptor::{Attachment, Shared, application_name, examine};
 use crate::driver::flags::{Flags, restore};
 use crate::driver::generation::{Arrival, Generation, Word};
+use crate::driver::gift::{self, attach};
+use crate::driver::keeping::Keeping;
 use crate::driver::laps::Laps;
 use crate::driver::named::Named;
-use crate::driver::place::{self, Control};
+use crate::driver::place;
 use crate::error::{Error, Failure, Owner, Result, StateError};
 use crate::state::State;
 use crate::sys::event::{Interest, Poller};
-use crate::sys::{file, limits, process};
+use crate::sys::{file, process};
 
 /// What a predecessor gives: named descriptors and a snapshot of its state.
 ///
@@ -103,6 +104,14 @@ impl<'fd> Offer<'fd> {
         self
     }
 
+    /// What a predecessor gave, as it described it.
+    pub(crate) fn relayed(sockets: &[(Arc<Entry>, Shared)]) -> Offer<'static> {
+        sockets.iter().fold(Offer::with_capacity(sockets.len()), |mut offer, (entry, fd)| {
+            offer.push(Arc::clone(entry), Attachment::Shared(Arc::clone(fd)));
+            offer
+        })
+    }
+
     /// Adds the snapshot of the application's state.
     #[must_use]
     pub fn state(mut self, state: State) -> Offer<'fd> {
@@ -128,6 +137,15 @@ impl<'fd> Offer<'fd> {
     fn push(&mut self, entry: Arc<Entry>, fd: Attachment) {
         self.named.add(&entry);
         self.descriptors.push_back((entry, fd));
+    }
+
+    /// What it holds, for a keeper.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that was wrong with it.
+    pub(crate) fn into_descriptors(self) -> Result<VecDeque<(Arc<Entry>, Attachment)>> {
+        self.error.map_or(Ok(self.descriptors), Err)
     }
 
     /// Takes the state out, to be encoded where that may take its time.
@@ -173,10 +191,7 @@ pub(crate) enum Milestone {
 const TELL_PROGRESS: Duration = Duration::from_millis(50);
 
 /// Beside the link's own.
-const LET_GO: u64 = u64::MAX;
-
-/// How many descriptors may be in flight at once.
-const IN_FLIGHT: usize = MAX_BATCH * MAX_UNACKNOWLEDGED as usize;
+pub(super) const LET_GO: u64 = u64::MAX;
 
 impl Giving {
     pub(crate) fn new(generation: Arc<Generation>, arrival: Arrival) -> Result<Giving> {
@@ -210,6 +225,50 @@ impl Giving {
         Ok(giving)
     }
 
+    /// A stop with a keeper, which has everything, and is ready.
+    pub(crate) fn of_keeper(keeping: Keeping) -> Giving {
+        let began = keeping.began();
+        let Keeping { generation, link, receive, .. } = keeping;
+        generation.receives(&receive);
+        generation.transferred();
+        let now = Instant::now();
+        let span = tracing::error_span!(
+            "handoff",
+            role = "predecessor",
+            generation = generation.number,
+            predecessor = std::process::id(),
+            keeper = receive.pid
+        );
+        Giving {
+            generation,
+            span,
+            link: Some(link),
+            successor: receive,
+            has_let_go: false,
+            laps: Laps { transferred: Some(now), ..Laps::new(began) },
+            over: false,
+            held: None,
+            flags: Flags::default(),
+            untold: None,
+            tell_progress: None,
+            child: None,
+        }
+    }
+
+    /// Whether it is a keeper that gets the service.
+    pub(crate) fn is_to_keeper(&self) -> bool {
+        self.successor.standby
+    }
+
+    /// A keeper has everything but the newest snapshot, and is ready.
+    pub(crate) fn complete(&mut self, snapshot: Option<Packet<OwnedFd>>) {
+        if let Some(snapshot) = snapshot {
+            self.link_mut().command(Command::Checkpoint(attach(snapshot)));
+        }
+        self.laps.ready = Some(Instant::now());
+        self.held = Some(Milestone::Ready);
+    }
+
     fn begin(&mut self) {
         // The background has heard it, before there was a link.
         self.link_mut().reach(Instant::now(), Point::AfterReceive, "receive");
@@ -224,6 +283,11 @@ impl Giving {
 
     fn link_mut(&mut self) -> &mut Link<Predecessor<Attachment>> {
         self.link.as_mut().expect("it is there until this is dropped")
+    }
+
+    /// The successor's process.
+    pub(crate) fn successor_pidfd(&self) -> Option<OwnedFd> {
+        self.link().peer().and_then(|peer| peer.try_clone().ok())
     }
 
     pub(crate) fn successor(&self) -> &Receive {
@@ -250,67 +314,21 @@ impl Giving {
     }
 
     /// Makes the offer. Returns the table of lent descriptors, to be held until `Ready`.
-    // M55
     pub(crate) fn offer<'fd>(
         &mut self,
         offer: Offer<'fd>,
         snapshot: Option<Packet<OwnedFd>>,
     ) -> Result<Vec<BorrowedFd<'fd>>> {
-        let Offer { mut descriptors, named, fds, flags, error, .. } = offer;
+        let Offer { descriptors, named, fds, flags, error, .. } = offer;
         error.map_or(Ok(()), Err)?;
-        let own = self.own_descriptors()?;
-        let count = descriptors.len() + own.len();
-        if count > MAX_DESCRIPTORS {
-            return Err(Error::TooManyDescriptors { count });
-        }
-        self.generation.name(named);
-        // What is in flight counts against the sender's limit as well; the kernel says so where it is too much (ETOOMANYREFS).
-        limits::allow(count.min(IN_FLIGHT) as u64);
-
         let state_bytes = snapshot.as_ref().map(|packet| packet.info.length);
+        let gift = gift::wrap(&self.generation, &self.successor, descriptors, snapshot)?;
+        self.generation.name(named);
         self.flags = flags;
-        self.span.in_scope(|| tracing::debug!(event = "offer", descriptors = count, state_bytes, "offering"));
-        own.into_iter().rev().for_each(|descriptor| descriptors.push_front(descriptor));
-        let gift = Gift {
-            offer: self.announcement(),
-            pidfd: process::own_pidfd().ok().map(Attachment::from),
-            descriptors,
-            snapshot: snapshot.map(attach),
-        };
+        let descriptors = gift.descriptors.len();
+        self.span.in_scope(|| tracing::debug!(event = "offer", descriptors, state_bytes, "offering"));
         self.link_mut().follow(Command::Offer(Box::new(gift)));
         Ok(fds)
-    }
-
-    /// What is handed over besides the application's: the control listener, and what the owner of the service holds.
-    // M125
-    fn own_descriptors(&self) -> Result<Vec<(Arc<Entry>, Attachment)>> {
-        let control: Shared = Arc::new(ControlListener(self.generation.control()));
-        let facts = describe(control.as_fd()).map_err(Error::io("examine the control socket"))?;
-        let mut own = vec![(Arc::new(entry(Name::control(), 0, facts)), Attachment::Shared(control))];
-        if let Some(arbiter) = &self.generation.arbiter {
-            let owner = Attachment::Own(Arc::clone(arbiter.shared()));
-            let facts = describe(arbiter.shared().as_fd()).map_err(Error::io("examine the lock of the owner"))?;
-            own.push((Arc::new(entry(Name::owner(), 0, facts)), owner));
-        }
-        Ok(own)
-    }
-
-    fn announcement(&self) -> wire::Offer {
-        let timeouts = &self.generation.config.timeouts;
-        wire::Offer {
-            protocol: wire::PROTOCOL.negotiate(self.successor.protocol).unwrap_or(wire::PROTOCOL.max),
-            generation: self.generation.number,
-            pid: std::process::id(),
-            pidfd: false,
-            descriptors: 0,
-            batches: 0,
-            state: None,
-            path: self.generation.control().path,
-            ready_timeout_ms: millis(timeouts.ready),
-            active_timeout_ms: millis(timeouts.active),
-            drain_timeout_ms: millis(timeouts.drain),
-            history: self.generation.history(),
-        }
     }
 
     /// Releases: from here on, until this side is told otherwise, it does not accept.
@@ -461,7 +479,10 @@ impl Giving {
                 let attempt = self.attempt(Outcome::Completed);
                 let (pause_us, total_us) = (attempt.pause_us, attempt.total_us);
                 tracing::info!(event = "active", pause_us, total_us, "the successor serves");
-                let event = self.event(News::Active, "the successor serves");
+                let event = match self.is_to_keeper() {
+                    true => self.event(News::Kept, "a keeper has the service: connections wait for the next process"),
+                    false => self.event(News::Active, "the successor serves"),
+                };
                 self.generation.conclude(attempt, event, Lifecycle::hand_over);
                 Some(Milestone::Active)
             }
@@ -617,27 +638,10 @@ impl Drop for Giving {
     }
 }
 
-/// The control listener, as it is offered.
-struct ControlListener(Arc<Control>);
-
-impl AsFd for ControlListener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.listener.as_fd()
-    }
-}
-
 /// How far a drain is, for people.
 pub(crate) fn left(connections: u64) -> String {
     match connections {
         1 => "1 connection is left".to_owned(),
         count => format!("{count} connections are left"),
     }
-}
-
-fn attach(packet: Packet<OwnedFd>) -> Packet<Attachment> {
-    Packet { info: packet.info, memfd: packet.memfd.into() }
-}
-
-fn millis(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }

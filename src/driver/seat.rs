@@ -1,8 +1,9 @@
 //! Where handles find the generation that this process is about to be: they are there before it is.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::core::Lifecycle;
+use crate::core::{Lifecycle, Packet};
 use crate::core::wire::{Attempt, Entry, ErrorCode};
 use crate::driver::generation::Generation;
 use crate::error::{Error, Result};
@@ -23,6 +24,7 @@ struct Early {
     /// The start is to end.
     stop: bool,
     renamed: Vec<Renamed>,
+    checkpoint: Option<Packet<OwnedFd>>,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,7 @@ impl Seat {
         for Renamed { name, others, entries } in early.renamed.drain(..) {
             generation.rename(&name, others, &entries);
         }
+        early.checkpoint.take().into_iter().for_each(|packet| generation.checkpoint(packet));
         // Nobody else takes it.
         self.0.generation.get_or_init(|| Arc::clone(generation));
         Ok(())
@@ -72,6 +75,18 @@ impl Seat {
         match self.0.generation.get() {
             Some(generation) => generation.call_upgrade(tell),
             None => Err(Error::Refused { code: ErrorCode::Busy, message: Lifecycle::NOT_YET.to_owned() }),
+        }
+    }
+
+    /// [`Generation::checkpoint`].
+    pub(crate) fn checkpoint(&self, packet: Packet<OwnedFd>) {
+        let mut early = self.early();
+        match self.0.generation.get() {
+            Some(generation) => {
+                drop(early);
+                generation.checkpoint(packet);
+            }
+            None => early.checkpoint = Some(packet),
         }
     }
 

@@ -66,6 +66,16 @@ impl Caught {
         Ok(Caught { stop: Signals::new(stop_on)?, upgrade: Signals::new(upgrade_on)? })
     }
 
+    /// Whether this process was told to stop since this was last asked.
+    pub(crate) fn stop_came(&self) -> bool {
+        self.stop.came()
+    }
+
+    /// Readable once it was.
+    pub(crate) fn stop_fd(&self) -> BorrowedFd<'_> {
+        self.stop.as_fd()
+    }
+
     /// Whether any of them stops the service.
     pub(crate) fn can_stop(&self) -> bool {
         !self.stop.kinds.is_empty()

@@ -3,9 +3,10 @@
 use std::os::fd::AsFd;
 
 use crate::driver::seat::Seat;
-use crate::error::Result;
+use crate::error::{Result, StateError};
 use crate::facade::form::Form;
 use crate::facade::registry::{self, Registry};
+use crate::state::State;
 
 /// What other threads or tasks can do with a service: [`crate::Handle`], and [`crate::tokio::Handle`] on tokio.
 ///
@@ -55,6 +56,19 @@ impl<F: Form> Handle<F> {
     /// predecessor serves on, and hears why.
     pub fn stop(&self) {
         self.seat.ask_stop();
+    }
+
+    /// Gives a newer snapshot to whoever keeps the service, see [`Keeper`](crate::Keeper), now or later: with it the next process
+    /// begins, if this one crashes. It is sealed here, in the time that this call takes; as often as the service can afford to
+    /// lose what came since. A process that takes over while this one serves gets what
+    /// [`Starting::on_offer`](crate::form::Starting::on_offer) gives, as before.
+    ///
+    /// # Errors
+    ///
+    /// Where the state cannot be encoded, or there is no memory for it.
+    pub fn checkpoint(&self, state: State) -> Result<(), StateError> {
+        self.seat.checkpoint(state.seal()?);
+        Ok(())
     }
 
     /// Names another socket or file, before this process serves or later, and offers it to each successor, in the place of those that had the name. It is

@@ -7,6 +7,7 @@ mod connection;
 pub mod form;
 mod handle;
 mod inheritance;
+mod keeper;
 pub(crate) mod registry;
 mod starting;
 #[cfg(feature = "tokio")]
@@ -19,6 +20,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 pub(crate) use announcer::Announcer;
+pub use keeper::{Keeper, KeeperEvent, KeptSince};
 
 use crate::config::{Config, FOREVER};
 use crate::driver::SignalKind;

@@ -29,32 +29,48 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<File> {
     File::options().read(true).write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// Takes the lock of this description on the whole file, if no other one holds it. See `F_OFD_SETLK` in `fcntl(2)`.
-pub(crate) fn lock_own(file: &File) -> io::Result<bool> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole(nix::libc::F_WRLCK))) {
+/// A part of a file, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Range {
+    pub(crate) start: i64,
+    pub(crate) length: i64,
+}
+
+/// Takes this description's lock on a part of the file, for itself alone, if no other description has one there. See
+/// `F_OFD_SETLK` in `fcntl(2)`.
+pub(crate) fn lock_own(file: &File, range: Range) -> io::Result<bool> {
+    try_lock_range(file, &flock(nix::libc::F_WRLCK, range))
+}
+
+/// As [`lock_own`], for as many as want it.
+pub(crate) fn lock_shared(file: &File, range: Range) -> io::Result<bool> {
+    try_lock_range(file, &flock(nix::libc::F_RDLCK, range))
+}
+
+fn try_lock_range(file: &File, lock: &nix::libc::flock) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(lock)) {
         Ok(_) => Ok(true),
         Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Whether another description holds such a lock. See `F_OFD_GETLK` in `fcntl(2)`.
-pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
-    let mut found = whole(nix::libc::F_WRLCK);
+/// Whether another description holds a lock there. See `F_OFD_GETLK` in `fcntl(2)`.
+pub(crate) fn is_locked(file: &File, range: Range) -> io::Result<bool> {
+    let mut found = flock(nix::libc::F_WRLCK, range);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
     Ok(i32::from(found.l_type) != nix::libc::F_UNLCK)
 }
 
 /// Gives it back.
-pub(crate) fn unlock_own(file: &File) -> io::Result<()> {
-    fcntl(file, FcntlArg::F_OFD_SETLK(&whole(nix::libc::F_UNLCK)))?;
+pub(crate) fn unlock_own(file: &File, range: Range) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&flock(nix::libc::F_UNLCK, range)))?;
     Ok(())
 }
 
-/// A lock on all of a file: from its start, without an end.
-fn whole(kind: i32) -> nix::libc::flock {
+fn flock(kind: i32, range: Range) -> nix::libc::flock {
     let (l_type, l_whence) = (kind as i16, nix::libc::SEEK_SET as i16);
-    nix::libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 }
+    nix::libc::flock { l_type, l_whence, l_start: range.start, l_len: range.length, l_pid: 0 }
 }
 
 /// O_NONBLOCK, which belongs to the open file description, and so to every process that has a copy. See `fcntl(2)`.

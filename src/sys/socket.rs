@@ -147,6 +147,25 @@ pub(crate) fn is_tcp_listener(socket: BorrowedFd<'_>) -> bool {
     result == 0 && state == TCP_LISTEN
 }
 
+/// How many connections wait to be accepted at a TCP listener: of a listening socket `TCP_INFO` tells that in the place of the
+/// segments that are not acknowledged, see `tcp_get_info` in the kernel. `None` for what is not one.
+#[allow(unsafe_code)]
+pub(crate) fn waiting(socket: BorrowedFd<'_>) -> Option<u32> {
+    if !is_tcp_listener(socket) {
+        return None;
+    }
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: info is a live place of `length` bytes, all of them zero, which is a valid tcp_info, as is what the kernel writes.
+    let (result, info) = unsafe {
+        let place = info.as_mut_ptr().cast();
+        let result =
+            libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut length);
+        (result, info.assume_init())
+    };
+    (result == 0).then_some(info.tcpi_unacked)
+}
+
 /// `SO_ACCEPTCONN`.
 pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(option::<i32>(socket, libc::SO_ACCEPTCONN)? != 0)

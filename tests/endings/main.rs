@@ -12,6 +12,7 @@ mod clients;
 mod crashes;
 mod failures;
 mod generations;
+mod keepers;
 mod load;
 mod process;
 #[path = "../common/raw.rs"]
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     match args.next().as_deref() {
         Some("serve") => service::run(),
+        Some("keep") => keepers::run(),
         Some("raw successor") => failures::successor_by_hand(args),
         Some("hog") => failures::hog(),
         // What test runners ask of every test program; nothing here is ignored.
@@ -110,6 +112,7 @@ fn test(filter: &str) -> ExitCode {
     soak::rows(&mut rows);
     stops::rows(&mut rows);
     generations::rows(&mut rows);
+    keepers::rows(&mut rows);
     crashes::rows(&mut rows);
     failures::rows(&mut rows);
     let rows: Vec<Row> = rows.0.into_iter().filter(|row| row.name.contains(filter)).collect();

@@ -29,11 +29,11 @@ const SERVERS: usize = 16;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Clone)]
-struct Behaviour(String);
+pub(crate) struct Behaviour(String);
 
 impl Behaviour {
     /// Its words, or the file that has them: a service at its limits may be unable to read it for its child.
-    fn of_this_process() -> Behaviour {
+    pub(crate) fn of_this_process() -> Behaviour {
         let words = std::env::var(BEHAVIOUR).unwrap_or_default();
         Behaviour(if words.starts_with('/') { std::fs::read_to_string(words).unwrap_or_default() } else { words })
     }
@@ -42,7 +42,7 @@ impl Behaviour {
         self.0.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
     }
 
-    fn is(&self, key: &str, value: &str) -> bool {
+    pub(crate) fn is(&self, key: &str, value: &str) -> bool {
         self.get(key) == Some(value)
     }
 
@@ -50,7 +50,7 @@ impl Behaviour {
         self.get(key).map(|text| Duration::from_millis(text.parse().expect("milliseconds")))
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.get("control").expect("where the control socket is").into()
     }
 
@@ -77,13 +77,13 @@ impl Behaviour {
         })
     }
 
-    fn listen(&self) -> SocketAddr {
+    pub(crate) fn listen(&self) -> SocketAddr {
         self.get("listen").and_then(|text| text.parse().ok()).expect("where to listen")
     }
 }
 
 /// Tells the test what has happened. In one piece: all processes of a row say it on the same line.
-fn report(behaviour: &Behaviour, what: impl std::fmt::Display) {
+pub(crate) fn report(behaviour: &Behaviour, what: impl std::fmt::Display) {
     let line = format!("{} {what}\n", behaviour.get("tag").unwrap_or("?"));
     let _ = nix::unistd::write(std::io::stdout(), line.as_bytes());
 }
@@ -180,7 +180,7 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// However the test ends: its end of the line is closed then.
-fn end_with_the_test() {
+pub(crate) fn end_with_the_test() {
     std::thread::spawn(|| {
         let stdin = std::io::stdin();
         loop {
@@ -208,12 +208,13 @@ fn end(how: &str) -> Result<(), Error> {
 }
 
 /// The hooks of either form.
-fn install<F: Form>(
+fn install<F: Form<Term: Send, Connections: Send>>(
     starting: &mut fd_handoff::form::Starting<F>,
     behaviour: &Behaviour,
     orders: &Orders,
     count: &Arc<Count>,
 ) {
+    checkpoints(starting.handle(), behaviour, orders, count);
     let hook = |name: &'static str| {
         let (behaviour, orders) = (behaviour.clone(), orders.clone());
         move || {
@@ -237,6 +238,24 @@ fn install<F: Form>(
     });
     let counted = Arc::clone(count);
     starting.on_farewell(move || encode(counted.total.load(SeqCst) - counted.told.load(SeqCst)));
+}
+
+/// Whenever it is told to, once.
+fn checkpoints<F: Form<Term: Send, Connections: Send>>(
+    handle: fd_handoff::form::Handle<F>,
+    behaviour: &Behaviour,
+    orders: &Orders,
+    count: &Arc<Count>,
+) {
+    let (behaviour, orders, count) = (behaviour.clone(), orders.clone(), Arc::clone(count));
+    if !behaviour.is("checkpoint", "yes") {
+        return;
+    }
+    std::thread::spawn(move || {
+        orders.wait("checkpoint");
+        handle.checkpoint(encode(count.total.load(SeqCst))).expect("eight bytes");
+        report(&behaviour, "checkpointed");
+    });
 }
 
 fn absorb(behaviour: &Behaviour, count: &Arc<Count>) -> impl FnMut(Received) + Send + 'static {

@@ -59,6 +59,7 @@ impl World {
             schemas: vec![1],
             fingerprints: None,
             services: None,
+            standby: false,
         };
         self.calls.push(Call {
             taker,

@@ -5,6 +5,7 @@ mod after;
 mod check;
 mod completions;
 mod format;
+mod keep;
 mod output;
 mod problem;
 mod ready;
@@ -94,6 +95,13 @@ enum Command {
     /// pipe from one process to another over a socket of its own beside the path. Nothing is left behind, and a
     /// service that runs there is only greeted. Run it as the user, and in the container, that the service will have.
     Check(check::Options),
+    /// Keeps a service's sockets and last state while no process serves it
+    ///
+    /// Run it beside the service: in the container that owns the network namespace, or as a unit of its own. When the service
+    /// crashes or is stopped, nobody is refused: connections wait, and the next process takes over from the keeper. It ends on
+    /// SIGTERM; while another process serves, nothing happens to the service then, and a keeper that is started again receives
+    /// everything anew.
+    Keep(keep::Options),
     /// Prints the completions for a shell
     ///
     /// For bash: `handoff completions bash > ~/.local/share/bash-completion/completions/handoff`.
@@ -136,6 +144,7 @@ fn run(command: Command, out: &mut Output) -> Result<(), Problem> {
         Command::Stop(options) => stop::run(options, out),
         Command::Ready(options) => ready::run(options, out),
         Command::Check(options) => check::run(options, out),
+        Command::Keep(options) => keep::run(options),
         Command::Completions(options) => completions::run(&options, out),
     }
 }

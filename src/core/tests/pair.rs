@@ -361,6 +361,7 @@ pub(super) fn receive() -> Receive {
         schemas: vec![0, 2],
         fingerprints: None,
         services: None,
+        standby: false,
     }
 }
 

@@ -290,6 +290,12 @@ fn is_zero(index: &u32) -> bool {
     *index == 0
 }
 
+// As above.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 /// What the service is doing, as `hello` and `status` say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -307,6 +313,8 @@ pub enum Phase {
     Stranded,
     /// Its successor serves; its last connections end.
     Draining,
+    /// A keeper has the service: nobody serves, and connections wait.
+    Kept,
     /// A phase that this version does not know.
     #[serde(other)]
     Unknown,
@@ -473,6 +481,8 @@ pub enum News {
     OwnerUnknown,
     /// The successor is silent, may be serving, and cannot be ended.
     Stranded,
+    /// A keeper has everything, for the case that this process ends; or has the service, since this process ends.
+    Kept,
     /// The service was told to stop.
     Stop,
     /// The control path does not lead to this process any more.
@@ -661,6 +671,8 @@ frames! {
         "descriptors" => Descriptors by manifest,
         /// The snapshot. Its memfd is attached.
         "state" => Snapshot,
+        /// What a keeper has is not what is served any more.
+        "renew" => Renew,
         /// The predecessor has stopped accepting: the commit point. The final state's memfd is attached, if there is one.
         "release" => Release,
         /// How many connections the predecessor still has.
@@ -695,6 +707,8 @@ empty_frames! {
     Ready,
     /// The fields of `active`.
     Active,
+    /// The fields of `renew`.
+    Renew,
 }
 
 /// The fields of `settled`.
@@ -746,6 +760,9 @@ pub struct Receive {
     /// The names of the services that it takes over; absent where it takes any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<Vec<String>>,
+    /// Whether it is a keeper: it holds everything, serves nobody, and gives it to the next process.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub standby: bool,
 }
 
 /// The fields of `received`.
@@ -842,6 +859,29 @@ pub struct PredecessorStatus {
     pub connections: Option<u64>,
 }
 
+/// Who keeps the service for the case that its process ends, in `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct KeeperStatus {
+    /// The keeper's process id, as it sees itself.
+    pub pid: u32,
+    /// Whether it has everything that is served now.
+    pub holds: bool,
+}
+
+/// A service that a keeper has, in `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct KeptStatus {
+    /// For how many milliseconds nobody has served.
+    pub for_ms: u64,
+    /// Why, for people.
+    #[serde(deserialize_with = "strict::text::<MAX_TEXT, _>")]
+    pub reason: String,
+    /// How many connections wait at its TCP listeners, as the kernel counts them.
+    pub waiting: u64,
+}
+
 /// The fields of the answer to `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -875,6 +915,12 @@ pub struct Status {
     /// The generation before, while it drains.
     #[serde(default, deserialize_with = "strict::optional_object")]
     pub predecessor: Option<PredecessorStatus>,
+    /// Who keeps the service for the case that this process ends.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_object")]
+    pub keeper: Option<KeeperStatus>,
+    /// What is known of a service that this process, a keeper, has, and that nobody serves.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_object")]
+    pub kept: Option<KeptStatus>,
     /// Why the control path does not lead to this process, if it does not: nobody finds it there, and no upgrade begins.
     #[serde(
         default,

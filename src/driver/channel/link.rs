@@ -101,6 +101,11 @@ where
         Ok(())
     }
 
+    /// The pidfd of the process at the other end, if there is one.
+    pub(crate) fn peer(&self) -> Option<&OwnedFd> {
+        self.peer.as_ref()
+    }
+
     /// Another descriptor of the connection.
     pub(crate) fn try_clone(&self) -> io::Result<std::os::unix::net::UnixStream> {
         self.channel.try_clone()

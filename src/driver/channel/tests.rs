@@ -28,6 +28,7 @@ fn receive() -> Receive {
         schemas: vec![0],
         fingerprints: None,
         services: None,
+        standby: false,
     }
 }
 

@@ -478,6 +478,12 @@ impl Reception {
                 self.sessions.insert(token, session);
             }
             Turn::Ends => self.poller.remove(session.channel.as_fd()),
+            Turn::Begins(receive) if receive.standby => {
+                let Session { channel, pidfd, .. } = session;
+                self.poller.remove(channel.as_fd());
+                let watched = Watch { poller: Arc::clone(&self.poller), token };
+                self.generation.keeper_arrives(Arrival { channel, receive, pidfd, began: now, watched });
+            }
             Turn::Begins(receive) => {
                 self.settle_unless_arbitrated();
                 self.follow_predecessor(now);

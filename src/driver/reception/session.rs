@@ -151,6 +151,10 @@ impl Session {
                 generation.receives(&receive);
                 return Some(receive);
             }
+            Answer::Keep(receive) => {
+                generation.keeper_receives(receive.pid);
+                return Some(receive);
+            }
             Answer::Wait(receive) => self.waits = Some(receive),
         }
         None

@@ -11,7 +11,7 @@ use crate::driver::hooks::Hook;
 use crate::driver::worker::Pending;
 use crate::error::{Error, Failure, Owner, StateError};
 
-type Sealed = Result<Option<Packet<OwnedFd>>, StateError>;
+pub(super) type Sealed = Result<Option<Packet<OwnedFd>>, StateError>;
 
 #[derive(Debug)]
 pub(super) struct Handover {
@@ -156,6 +156,9 @@ impl Steward {
     fn offer(&self, handover: &mut Handover) {
         let snapshot = handover.state.take();
         let Some(giving) = &mut handover.giving else { return };
+        if giving.is_to_keeper() {
+            return giving.complete(snapshot);
+        }
         if let Err(error) = giving.offer((self.application.offer)(), snapshot) {
             // What follows is found by the next poll.
             giving.cut_short(ErrorCode::Application, &error.to_string());
@@ -229,7 +232,11 @@ impl Steward {
         let Some(giving) = &mut handover.giving else { return false };
         let input = match giving.poll(&[]) {
             Some(Milestone::Ready) => FinishInput::Ready,
-            Some(Milestone::Active) => FinishInput::Active,
+            Some(Milestone::Active) => {
+                // What it has is the successor's to give from here on.
+                self.renew_keeper();
+                FinishInput::Active
+            }
             Some(Milestone::Settled(ending)) => FinishInput::Settled(ending),
             Some(Milestone::Departed) => return true,
             Some(Milestone::Over(failure)) => {

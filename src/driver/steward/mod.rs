@@ -3,6 +3,7 @@
 //! lifecycle and the way out in [`crate::core`] do.
 
 mod handover;
+mod keeper;
 mod upgrade;
 
 use std::os::fd::AsFd;
@@ -23,6 +24,7 @@ use crate::error::{Error, Failure, Result};
 use crate::state::Received;
 use crate::sys::event::{Interest, Poller, Signal};
 use handover::Handover;
+use keeper::Keeper;
 use upgrade::Upgrade;
 
 const ARRIVALS: u64 = 0;
@@ -31,6 +33,7 @@ const CHILD: u64 = 2;
 const FAREWELLS: u64 = 3;
 const JOBS: u64 = 4;
 const SUCCESSOR: u64 = 5;
+const KEEPER: u64 = 6;
 
 /// How often a drain says how far it is.
 const TELL: Duration = Duration::from_millis(250);
@@ -74,6 +77,7 @@ pub(crate) struct Steward {
     upgrade: Upgrade,
     /// How the service is being given up.
     handover: Option<Handover>,
+    keeper: Keeper,
     /// The application has called `finish`.
     proceeding: bool,
     /// What the application's code runs on, while there is any to run.
@@ -151,6 +155,7 @@ impl Steward {
             poller,
             application,
             handover: None,
+            keeper: Keeper::default(),
             proceeding: false,
             worker: None,
             jobs,
@@ -174,7 +179,7 @@ impl Steward {
         let stop = self.stop_limit();
         let absorbing = self.absorbing.as_ref().map(|absorbing| absorbing.until);
         let again = self.tell_again.into_iter().chain(self.announce_again);
-        let own = stop.into_iter().chain(self.upgrade.deadline()).chain(again).chain(absorbing);
+        let own = stop.into_iter().chain(self.upgrade.deadline()).chain(again).chain(absorbing).chain(self.keeper.deadline());
         handover.into_iter().chain(own).min()
     }
 
@@ -241,6 +246,7 @@ impl Steward {
         }
         self.announce_if_due();
         self.absorb();
+        self.keep();
         self.hear();
         self.welcome();
         let duty = self.go_on();
@@ -265,7 +271,8 @@ impl Steward {
         match &mut self.handover {
             None => {
                 self.upgrade.give_up();
-                self.hand_over(Handover::stop(self.waits, false));
+                let handover = self.give_up_to_keeper().unwrap_or_else(|| Handover::stop(self.waits, false));
+                self.hand_over(handover);
             }
             Some(handover) => {
                 handover.limit_by_stop(self.generation.stop_limit(self.application.drain));

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::kept::Left;
 use crate::config::Config;
 use crate::core::wire::{self, Entry, FileId};
-use crate::core::{Cause, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
+use crate::core::{Cause, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
 use crate::driver::arbiter::Arbiter;
 use crate::driver::channel::Link;
 use crate::driver::descriptor::{Inheritable, Unclaimed, named, serves};
@@ -29,6 +30,10 @@ pub(crate) struct Inherited {
     pub(super) control: UnixListener,
     pub(super) unclaimed: Unclaimed,
     pub(super) state: Option<Arc<Received>>,
+    /// The snapshot, where this process keeps it for others.
+    pub(super) unread: Option<Packet<OwnedFd>>,
+    /// The service's name, where somebody has chosen it, and its version.
+    pub(super) service: Option<(Option<String>, String)>,
     /// What the application has named so far.
     pub(super) named: Named,
     /// Whether somebody will take requests to upgrade and to stop.
@@ -45,6 +50,8 @@ pub(super) enum Source {
     Cold(ColdStart),
     /// From a predecessor that still serves, as far as is known.
     Predecessor(Box<Claim>),
+    /// From nobody who lives: a keeper has taken it.
+    Left(Left),
 }
 
 /// The right to be the first. A start that fails before it serves takes its socket away again, while nobody else can bind.
@@ -114,6 +121,8 @@ impl Inherited {
             control,
             unclaimed: Unclaimed::default(),
             state: None,
+            unread: None,
+            service: None,
             named: Named::default(),
             operated: false,
             arbiter: None,
@@ -125,7 +134,7 @@ impl Inherited {
     pub(crate) fn last_words(&self) -> LastWords {
         let path = match &self.source {
             Source::Cold(cold) => cold.ours.map(|ours| (cold.path.clone(), ours)),
-            Source::Predecessor(_) => None,
+            Source::Predecessor(_) | Source::Left(_) => None,
         };
         // Without it the end of this process says as much.
         LastWords { predecessor: self.source.link().and_then(|link| link.try_clone().ok()), path }
@@ -252,7 +261,7 @@ impl Source {
     pub(super) fn link(&self) -> Option<&Link<Successor<OwnedFd>>> {
         match self {
             Source::Predecessor(claim) => claim.link.as_ref(),
-            Source::Cold(_) => None,
+            Source::Cold(_) | Source::Left(_) => None,
         }
     }
 
@@ -268,6 +277,7 @@ impl Source {
         match self {
             Source::Cold(_) => 1,
             Source::Predecessor(claim) => claim.offer.generation + 1,
+            Source::Left(left) => left.generation,
         }
     }
 
@@ -277,6 +287,7 @@ impl Source {
         match self {
             Source::Cold(cold) => [cold.ours, None],
             Source::Predecessor(claim) => [claim.offer.path, claim.found_at],
+            Source::Left(left) => left.paths,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::core::{Packet, Successor, SuccessorCommand as Command, SuccessorEvent
 use crate::driver::arbiter::{Arbiter, or_none};
 use crate::driver::channel::Link;
 use crate::driver::generation::{Generation, Legacy, Origin};
-use crate::driver::place::{self};
+use crate::driver::place;
 use crate::driver::reception::Reception;
 use crate::driver::signals::Caught;
 use crate::error::{Error, Result};
@@ -97,7 +97,7 @@ impl Prepared {
                 link.command(Command::Ready);
             }
         }
-        let mut readied = Readied { generation, source, outcome: None };
+        let mut readied = Readied { generation, source, outcome: None, checkpoint: None };
         // The word is on its way while the caller sets the reception up.
         readied.outcome = readied.advance();
         readied
@@ -110,6 +110,8 @@ pub(crate) struct Readied {
     generation: Arc<Generation>,
     source: Source,
     outcome: Option<Result<Takeover>>,
+    /// The last snapshot that came since.
+    checkpoint: Option<Packet<OwnedFd>>,
 }
 
 /// How the service came to this process.
@@ -128,6 +130,11 @@ impl Readied {
     /// What to wait for; nothing on a cold start.
     pub(crate) fn link(&self) -> Option<&Link<Successor<OwnedFd>>> {
         self.source.link()
+    }
+
+    /// The newest snapshot, where this process keeps the service, and one has come.
+    pub(crate) fn take_checkpoint(&mut self) -> Option<Packet<OwnedFd>> {
+        self.checkpoint.take()
     }
 
     /// Does all that can be done now. `Some`: this process owns the service, or the handoff failed.
@@ -149,6 +156,7 @@ impl Readied {
             match event {
                 Event::Released { state, release } => return Some(Ok(Takeover { state, release })),
                 Event::Failed(cause) => return Some(Err(Error::from_cause(cause, true))),
+                Event::Checkpoint(packet) => self.checkpoint = Some(packet),
                 _ => {}
             }
         }
@@ -166,7 +174,7 @@ impl Readied {
         }
         let span = match &source {
             Source::Predecessor(claim) => claim.link.as_ref().map_or_else(Span::none, |link| link.span.clone()),
-            Source::Cold(_) => Span::none(),
+            Source::Cold(_) | Source::Left(_) => Span::none(),
         };
         let _entered = span.enter();
         let mut pause_us = None;
@@ -175,7 +183,12 @@ impl Readied {
             arbiter.claim();
         }
         let mut legacy = Legacy { final_state: takeover.state, ..Legacy::default() };
-        if let Source::Predecessor(mut claim) = source {
+        if let Source::Left(mut left) = source {
+            let attempt = left.laps.attempt(left.generation - 1, std::process::id(), Outcome::Orphaned);
+            legacy.history = left.history.drain(..).collect();
+            remember(&mut legacy.history, attempt);
+            generation.listens_alone();
+        } else if let Source::Predecessor(mut claim) = source {
             let orphaned = takeover.release.is_none();
             let mut history: VecDeque<Attempt> = claim.offer.history.drain(..).collect();
             let outcome = if orphaned { Outcome::Orphaned } else { Outcome::Completed };
@@ -186,12 +199,7 @@ impl Readied {
             pause_us = attempt.pause_us;
             remember(&mut history, attempt);
 
-            // The flag is its predecessor's choice until here, and the background never waits in accept.
-            if let Err(error) = generation.control().listener.set_nonblocking(true) {
-                tracing::error!(event = "control_socket_blocks", %error, "cannot make the control socket non-blocking");
-            }
-            // Names this process as the one that serves; the socket works without.
-            let _ = place::listen(generation.control().listener.as_fd());
+            generation.listens_alone();
             legacy.history = history;
             let link = claim.link.take();
             // From here on they are the steward's.

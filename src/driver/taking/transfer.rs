@@ -11,7 +11,7 @@ use super::Inherited;
 use super::inherited::{Claim, Source};
 use crate::config::Config;
 use crate::core::wire::{self, FileId, PROTOCOL, Receive};
-use crate::core::{Cause, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
+use crate::core::{Cause, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
 use crate::driver::arbiter::{Arbiter, or_none};
 use crate::driver::channel::{Channel, Link};
 use crate::driver::descriptor::{Unclaimed, check};
@@ -41,6 +41,8 @@ struct Parts {
     /// Our own network namespace, where sockets of another one are to be refused.
     netns: Option<u64>,
     offer: Option<Box<wire::Offer>>,
+    /// The service's name, where somebody has chosen it, and its version.
+    service: Option<(Option<String>, String)>,
     unclaimed: Unclaimed,
 }
 
@@ -59,6 +61,7 @@ impl Transfer {
             schemas: config.schemas.clone(),
             fingerprints: config.fingerprints()?,
             services: config.services(),
+            standby: config.standby,
         };
         let began = Instant::now();
         let role = Successor::new(receive, config.timeouts.waits(), began);
@@ -70,7 +73,7 @@ impl Transfer {
             predecessor = Empty,
             successor = std::process::id()
         );
-        let parts = Parts { config, place, found_at, began, netns, offer: None, unclaimed: Unclaimed::default() };
+        let parts = Parts { config, place, found_at, began, netns, offer: None, service: None, unclaimed: Unclaimed::default() };
         Ok(Transfer { link, parts: Some(parts), error: None })
     }
 
@@ -116,6 +119,7 @@ impl Transfer {
                 let span = &self.link.span;
                 span.record("predecessor", hello.pid).record("generation", hello.generation.saturating_add(1));
                 tracing::info!(event = "found", version = hello.version, "found the running service");
+                parts.service = Some(((hello.named != Some(false)).then_some(hello.name), hello.version));
             }
             Event::Offered(offer, pidfd) => {
                 let descriptors = offer.descriptors as usize;
@@ -139,29 +143,34 @@ impl Transfer {
                 let missing = || Error::Handoff(Cause::Mismatch("the control listener did not come".to_owned()));
                 let control = parts.unclaimed.take_control().ok_or_else(missing)?;
                 let generation = parts.offer.as_ref().map_or(1, |offer| offer.generation.saturating_add(1));
-                let arbiter = parts.unclaimed.take_owner().map(|owner| Arbiter::inherited(owner, generation));
+                let (standby, schemas) = (parts.config.standby, &parts.config.schemas);
+                let open = if standby { Arbiter::kept } else { Arbiter::inherited };
+                let arbiter = parts.unclaimed.take_owner().map(|owner| open(owner, generation));
                 self.link.arbiter = arbiter.and_then(or_none);
-                let schemas = &parts.config.schemas;
+                // A keeper reads nothing.
+                let (unread, snapshot) = if standby { (snapshot, None) } else { (None, snapshot) };
                 let state = snapshot.map(|packet| Received::open(packet, schemas)).transpose()?;
-                let Some(Parts { config, place, found_at, began, offer: Some(offer), unclaimed, .. }) =
-                    self.parts.take()
-                else {
-                    return Ok(None);
-                };
-                return Ok(Some(Arrived { config, place, found_at, began, offer, unclaimed, control, state }));
+                let Some(parts) = self.parts.take() else { return Ok(None) };
+                return Ok(Some(Arrived { parts, control, state, unread }));
             }
             Event::Failed(cause) => {
                 self.parts = None;
                 self.error.get_or_insert_with(|| Error::from_cause(cause, false));
             }
-            Event::Released { .. } | Event::Draining(_) | Event::Farewell(_) | Event::Departed(_) => {}
+            Event::Checkpoint(_)
+            | Event::Released { .. }
+            | Event::Draining(_)
+            | Event::Farewell(_)
+            | Event::Departed(_) => {}
         }
         Ok(None)
     }
 
     /// Puts what arrived together with the connection it came over.
     pub(crate) fn finish(self, arrived: Arrived) -> Inherited {
-        let Arrived { config, place, found_at, began, offer, unclaimed, control, state } = arrived;
+        let Arrived { parts, control, state, unread } = arrived;
+        let Parts { config, place, found_at, began, offer, service, unclaimed, .. } = parts;
+        let offer = offer.expect("nothing is complete before there was an offer");
         let laps = Laps { transferred: Some(Instant::now()), ..Laps::new(began) };
         let (transfer_us, descriptors) = (laps.transfer_us(), offer.descriptors);
         self.link
@@ -173,6 +182,8 @@ impl Transfer {
             control: UnixListener::from(control),
             unclaimed,
             state: state.map(Arc::new),
+            unread,
+            service,
             named: Named::default(),
             operated: false,
             arbiter: self.link.arbiter.clone(),
@@ -191,12 +202,9 @@ impl Transfer {
 /// Everything that a transfer brings.
 #[derive(Debug)]
 pub(crate) struct Arrived {
-    config: Config,
-    place: Place,
-    found_at: Option<FileId>,
-    began: Instant,
-    offer: Box<wire::Offer>,
-    unclaimed: Unclaimed,
+    parts: Parts,
     control: OwnedFd,
     state: Option<Received>,
+    /// The state, where this process keeps it for others.
+    unread: Option<Packet<OwnedFd>>,
 }

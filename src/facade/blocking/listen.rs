@@ -257,6 +257,13 @@ impl Released {
     }
 }
 
+impl From<Giving> for Released {
+    /// A handoff whose successor serves.
+    fn from(giving: Giving) -> Released {
+        Released { giving }
+    }
+}
+
 impl Released {
     /// Waits until this process's own predecessor has said its farewells.
     pub(crate) fn await_predecessor(&mut self) -> Result<(), Failure> {
@@ -287,7 +294,7 @@ impl Giving {
     }
 
     /// Blocks until there may be something to do here or with one of the others, or the moment has come.
-    fn wait(&self, also: &[BorrowedFd<'_>], until: Option<Instant>) {
+    pub(crate) fn wait(&self, also: &[BorrowedFd<'_>], until: Option<Instant>) {
         let mut fds = vec![self.poller().as_fd()];
         fds.extend_from_slice(also);
         pause(wait_readable(&fds, self.deadline().into_iter().chain(until).min()));

@@ -11,6 +11,7 @@ mod starting;
 pub use accept::{Accepted, Acceptor, Connection, Counted, Listener};
 pub use handle::Handle;
 pub use handoff::Handoff;
+pub(crate) use listen::pause;
 pub use listen::{Control, Ready, Released, Successor};
 pub use receive::{Inheritance, handoff_listen, handoff_receive};
 pub use starting::Starting;

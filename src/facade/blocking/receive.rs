@@ -114,7 +114,7 @@ impl Inheritance {
     }
 
     /// [`Inheritance::ready`], with what else is to be there before this process says that it is.
-    pub(super) fn ready_with<T>(
+    pub(in crate::facade) fn ready_with<T>(
         self,
         signals: Option<Arc<Caught>>,
         acquire: impl FnOnce(&Arc<Generation>) -> Result<T>,

@@ -43,6 +43,7 @@ fn client_frames() -> Vec<ClientFrame> {
             schemas: vec![0, u32::MAX],
             fingerprints: Some(vec![u64::MAX]),
             services: Some(vec![text.clone()]),
+            standby: true,
         }
         .into(),
         Received { batch: 65 }.into(),
