@@ -24,7 +24,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use crate::core::wire::{
-    Attempt, Event, FdStatus, Hello, News, Outcome, Phase, PredecessorStatus, Status, SuccessorStatus, VersionRange,
+    Attempt, Event, FdStatus, Hello, KeeperStatus, KeptStatus, News, Outcome, Phase, PredecessorStatus, Status,
+    SuccessorStatus, VersionRange,
 };
 use crate::core::wire::{ClientFrame, Frame, GetStatus, ServerFrame, Stop, Upgrade, Watch};
 use crate::driver::channel::{Channel, Fill};

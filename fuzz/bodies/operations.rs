@@ -69,6 +69,8 @@ struct World {
     taker_reads: bool,
     /// Whether the predecessor has a pidfd of the successor.
     giver_sees: bool,
+    /// The successor is a keeper.
+    standby: bool,
     /// Whether the successor has a pidfd of the predecessor.
     taker_sees: bool,
     may_kill: bool,
@@ -131,7 +133,7 @@ impl World {
             schemas: if bit(1) { vec![] } else { vec![0, 1] },
             fingerprints: None,
             services: None,
-            standby: false,
+            standby: bit(5),
         };
         let mut world = World {
             now,
@@ -147,6 +149,7 @@ impl World {
             giver_reads: true,
             taker_reads: true,
             giver_sees: !bit(2),
+            standby: bit(5),
             taker_sees: false,
             may_kill: !bit(3),
             doomed: false,
@@ -176,7 +179,7 @@ impl World {
     }
 
     fn operate(&mut self, operation: u8, argument: u8) {
-        match operation % 25 {
+        match operation % 26 {
             0 | 1 => self.carry_to_taker(),
             2 | 3 => self.carry_to_giver(),
             4 => {
@@ -212,6 +215,11 @@ impl World {
             23 if argument & 1 == 0 => self.give(PredecessorCommand::LetGo),
             23 => self.take(SuccessorCommand::Relinquish("\u{2026}".repeat(usize::from(argument)))),
             24 => self.answer_unasked(argument),
+            25 if argument & 3 == 0 => self.give(PredecessorCommand::Renew),
+            25 => {
+                let checkpoint = self.packet(argument);
+                self.give(PredecessorCommand::Checkpoint(checkpoint));
+            }
             _ => {
                 self.giver_input(Input::Timeout);
                 self.taker_input(Input::Timeout);
@@ -709,9 +717,14 @@ impl World {
                 }
             }
             SuccessorEvent::Complete(state) => self.keep(state),
+            SuccessorEvent::Checkpoint(state) => {
+                assert!(self.standby && !self.serves, "a second snapshot, and no keeper");
+                self.keep(Some(state));
+            }
             SuccessorEvent::Released { state, release } => {
                 assert!(!self.serves && self.taker.has_everything(), "serves twice, or without everything");
                 assert!(release.is_some() || !self.giver_lives, "takes over from one that lives");
+                assert!(release.is_some() || !self.standby, "a keeper takes over by itself");
                 self.serves = true;
                 self.keep(state);
             }

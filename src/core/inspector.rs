@@ -172,7 +172,7 @@ fn busy_with(pid: u32) -> String {
     format!("a handoff to process {pid} is under way; try again when it is over")
 }
 
-// M27, M39, M41, M143
+// M27, M39, M41, M143, M170
 fn begin(receive: Receive, desk: Desk<'_>) -> Answer {
     let refuse = |code, message| match receive.standby {
         // Nothing depends on it, and it looks again.

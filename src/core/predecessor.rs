@@ -167,9 +167,11 @@ impl<F> Predecessor<F> {
             (PredecessorCommand::Release { state, monotonic_us, timens }, Step::Ready) => {
                 self.release(now, state, monotonic_us, timens);
             }
+            // M171
             (PredecessorCommand::Checkpoint(packet), Step::Ready) if self.successor.standby => {
                 self.send(Snapshot { state: packet.info }, vec![packet.memfd]);
             }
+            // M172
             (PredecessorCommand::Renew, _) if self.successor.standby && self.has_not_released() => {
                 self.send(Renew {}, vec![]);
                 self.end(PredecessorEvent::Failed(Cause::Renewed));
@@ -234,6 +236,7 @@ impl<F> Predecessor<F> {
 
     /// What to say where the successor does not read this state.
     fn unread(&self, state: Option<&Packet<F>>) -> Option<Cause> {
+        // M177
         if self.successor.standby {
             // It passes states on, and reads none.
             return None;

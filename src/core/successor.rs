@@ -404,14 +404,14 @@ impl<F> Successor<F> {
         self.claim(Claim::Orphaned);
     }
 
-    // M67, M69, M71
+    // M67, M69, M71, M176
     fn eof(&mut self, now: Instant) {
         self.closed = true;
         match self.step {
             Step::Requested | Step::Receiving | Step::AwaitingState => {
                 self.end(Cause::Closed(Peer::Predecessor));
             }
-            // A keeper does not decide by itself who is next, see [`super::Keeper`].
+            // A keeper does not decide by itself who is next.
             Step::Initialising | Step::Readied if self.standby && self.claim.is_none() => {
                 self.end(Cause::Closed(Peer::Predecessor));
             }
@@ -424,7 +424,7 @@ impl<F> Successor<F> {
         }
     }
 
-    // M71, M72
+    // M71, M72, M176
     fn died(&mut self) {
         self.dead = true;
         match self.step {

@@ -6,6 +6,7 @@ mod endings;
 mod farewells;
 mod finish;
 mod inspecting;
+mod keeper;
 mod lifecycle;
 mod ownership;
 mod pair;

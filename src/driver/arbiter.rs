@@ -172,6 +172,21 @@ mod tests {
     }
 
     #[test]
+    // M173
+    fn a_keeper_comes_after_everybody_who_could_serve() {
+        let owner = Arbiter::new(1).unwrap();
+        let heir = generation(2, &owner);
+        let keeper = Arbiter::kept(owner.shared().try_clone().unwrap(), 2).unwrap();
+        assert_eq!(owner.claim(), Claim::Ours);
+        assert_eq!(keeper.claim_last(), Claim::Held);
+        drop(owner);
+        assert_eq!(keeper.claim_last(), Claim::Held, "an heir lives");
+        heir.renounce();
+        assert_eq!(keeper.claim_last(), Claim::Ours);
+        assert_eq!(heir.claim(), Claim::Held);
+    }
+
+    #[test]
     // M130, M131
     fn between_two_later_owners_it_is_nobodys_and_yet_not_for_an_ancestor() {
         let first = Arbiter::new(1).unwrap();

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::core::record::micros;
 use crate::core::wire::{
-    Attempt, Ending, Entry, ErrorCode, Event, Failure, FileId, Hello, KeptStatus, MAX_TEXT, News, Outcome, PROTOCOL, Phase,
-    PredecessorStatus, Receive, Status, shorten,
+    Attempt, Ending, Entry, ErrorCode, Event, Failure, FileId, Hello, KeptStatus, MAX_TEXT, News, Outcome, PROTOCOL,
+    Phase, PredecessorStatus, Receive, Status, shorten,
 };
 use crate::core::{Cause, Desk, Leave, Lifecycle, Packet, Peer, Predecessor, Successor};
 use crate::driver::arbiter::Arbiter;

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::Span;
 
 use crate::core::record::micros;
-use crate::core::wire::{
-    self, Ending, Entry, ErrorCode, FileId, Name, News, Outcome, Receive,
-};
+use crate::core::wire::{self, Ending, Entry, ErrorCode, FileId, Name, News, Outcome, Receive};
 use crate::core::{
     Cause, Leave, Lifecycle, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits,
 };

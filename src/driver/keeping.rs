@@ -51,6 +51,10 @@ impl Keeping {
         self.link.deadline()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.receive.pid
+    }
+
     /// Whether it is to be given everything.
     pub(crate) fn awaits_offer(&self) -> bool {
         !self.offered

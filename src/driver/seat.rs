@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::core::{Lifecycle, Packet};
 use crate::core::wire::{Attempt, Entry, ErrorCode};
+use crate::core::{Lifecycle, Packet};
 use crate::driver::generation::Generation;
 use crate::error::{Error, Result};
 

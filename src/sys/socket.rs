@@ -159,8 +159,7 @@ pub(crate) fn waiting(socket: BorrowedFd<'_>) -> Option<u32> {
     // SAFETY: info is a live place of `length` bytes, all of them zero, which is a valid tcp_info, as is what the kernel writes.
     let (result, info) = unsafe {
         let place = info.as_mut_ptr().cast();
-        let result =
-            libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut length);
+        let result = libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut length);
         (result, info.assume_init())
     };
     (result == 0).then_some(info.tcpi_unacked)

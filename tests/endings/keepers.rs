@@ -196,6 +196,7 @@ fn goes_along(world: &World) -> Check<String> {
     Ok(String::new())
 }
 
+// M173
 fn successor_first(world: &World) -> Check<String> {
     let (mut p, k) = kept(world)?;
     let s = world.start("S", "init=wait")?;
@@ -209,6 +210,7 @@ fn successor_first(world: &World) -> Check<String> {
     Ok(waited)
 }
 
+// M173
 fn predecessor_first(world: &World) -> Check<String> {
     let (p, k) = kept(world)?;
     let mut client = world.connect()?;
@@ -336,7 +338,11 @@ fn poison(world: &World) -> Check<String> {
     // One that gives up for a reason of its own says nothing of the state.
     for (tag, how, code) in [("A", "init=fail", 1), ("B", "init=exit0", 0), ("C", "init=kill", 9)] {
         let mut failing = world.start(tag, how)?;
-        if code == 9 { failing.ends_by(Signal::SIGKILL)? } else { failing.exits_with(code)? };
+        if code == 9 {
+            failing.ends_by(Signal::SIGKILL)?
+        } else {
+            failing.exits_with(code)?
+        };
         world.hears("K", &format!("process {} has not taken over", failing.pid()))?;
     }
     world.hears("K", "2 processes in a row have died of the state")?;

@@ -122,7 +122,7 @@ impl World {
             SuccessorEvent::Farewell(packet) => self.processes[taker].knows |= packet.memfd,
             SuccessorEvent::Departed(how) => self.departed(setting, k, how),
             SuccessorEvent::Failed(cause) => self.taking_failed(setting, k, &cause),
-            SuccessorEvent::Hello(_) | SuccessorEvent::Draining(_) => {}
+            SuccessorEvent::Hello(_) | SuccessorEvent::Draining(_) | SuccessorEvent::Checkpoint(_) => {}
         }
     }
 

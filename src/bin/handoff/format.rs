@@ -93,6 +93,7 @@ pub(crate) fn phase(phase: Phase) -> &'static str {
             "nobody is known to serve: the new process is silent, and cannot be ended from here; end it by hand"
         }
         Phase::Draining => "the new process serves; the last connections of this one end",
+        Phase::Kept => "nobody serves; this process keeps the service, and connections wait for the next one",
         _ => "something that this version of the command does not know",
     }
 }

@@ -72,9 +72,18 @@ fn facts(status: &Status) -> Table {
     fact("up", Cell::new(span(Duration::from_millis(status.uptime_ms))));
     let style = if status.phase == Phase::Serving { GOOD } else { DOUBTFUL };
     fact("phase", Cell::new(phase(status.phase)).style(style));
+    if let Some(kept) = &status.kept {
+        let since = span(Duration::from_millis(kept.for_ms));
+        fact("kept", Cell::new(clean(&format!("for {since}: {}", kept.reason))).style(DOUBTFUL));
+        fact("waiting", Cell::new(waiting(kept.waiting)));
+    }
     if let Some(lost) = &status.path_lost {
         let text = format!("the control path does not lead to it, and no upgrade begins: {lost}");
         fact("path", Cell::new(clean(&text)).style(BAD));
+    }
+    if let Some(keeper) = &status.keeper {
+        let holds = if keeper.holds { "has everything" } else { "is receiving everything" };
+        fact("keeper", Cell::new(format!("{} {holds}", process(keeper.pid))));
     }
     if let Some(successor) = &status.successor {
         let progress = successor.progress.as_deref().unwrap_or("it has not said how it goes");
@@ -87,6 +96,13 @@ fn facts(status: &Status) -> Table {
         fact("predecessor", Cell::new(format!("{} drains: {left}", process(predecessor.pid))));
     }
     table
+}
+
+fn waiting(connections: u64) -> String {
+    match connections {
+        1 => "1 connection waits".to_owned(),
+        count => format!("{count} connections wait"),
+    }
 }
 
 fn left(connections: u64) -> String {
@@ -200,6 +216,18 @@ mod tests {
         let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
         let wanted = "path the control path does not lead to it, and no upgrade begins: another process listens there";
         assert!(words.contains(wanted), "{shown}");
+    }
+
+    #[test]
+    fn a_service_that_is_kept_and_one_that_nobody_serves() {
+        let words = |fields| shown(&status(fields)).split_whitespace().collect::<Vec<_>>().join(" ");
+        let kept = words(json!({ "keeper": { "pid": 12, "holds": true } }));
+        assert!(kept.contains("keeper process 12 has everything"), "{kept}");
+        let reason = "process 41 has crashed";
+        let kept = words(json!({ "phase": "kept", "kept": { "for_ms": 2_500, "reason": reason, "waiting": 7 } }));
+        let wanted = "phase nobody serves; this process keeps the service, and connections wait for the next one \
+                      kept for 2 s: process 41 has crashed waiting 7 connections wait";
+        assert!(kept.contains(wanted), "{kept}");
     }
 
     #[test]

@@ -209,3 +209,23 @@ fn one_that_makes_room_hears_why() {
     let names_the_cap = |message: &str| message.contains(&MAX_INSPECTORS.to_string());
     assert!(matches!(evicted, ServerFrame::Failure(failure) if names_the_cap(&failure.message)));
 }
+
+// M170
+#[test]
+fn a_keeper_is_in_nobodys_way() {
+    let standby = || Receive { standby: true, ..receive() };
+    let ask = |desk, receive: Receive| at(desk, Ok(receive.into()));
+    let desk = Desk { operable: true, ..Desk::default() };
+    assert_eq!(ask(desk, standby()), Answer::Keep(standby()));
+    // While a handoff is under way, and one that is lost.
+    let during = Desk { successor: Some(7), lost: true, upgrading: true, ..desk };
+    assert_eq!(ask(during, standby()), Answer::Keep(standby()));
+    // The other way round.
+    let kept = Desk { keeper: Some(12), ..desk };
+    assert_eq!(ask(kept, receive()), Answer::Begin(receive()));
+    assert_eq!(at(kept, Ok(Upgrade::default().into())), Answer::Upgrade(None));
+    assert_eq!(said(&ask(kept, standby())), (false, Some(ErrorCode::Busy)));
+    assert_eq!(said(&ask(Desk::default(), standby())), (false, Some(ErrorCode::Unsupported)));
+    // Nothing that a keeper is told is the outcome of an upgrade.
+    assert!(matches!(ask(kept, standby()), Answer::Close(_)));
+}

@@ -114,12 +114,13 @@ impl Steward {
         let descriptors = (self.application.offer)().into_descriptors();
         let Some(keeping) = &mut self.keeper.keeping else { return };
         if let Err(error) = descriptors.and_then(|descriptors| keeping.offer(descriptors, snapshot)) {
-            tracing::error!(event = "keeper_refused", %error, "cannot give anything to a keeper");
+            tracing::error!(event = "keeper_refused", keeper = keeping.pid(), %error, "cannot give anything to a keeper");
             self.drop_keeper(|keeping| keeping.give_up(&error.to_string()));
         }
     }
 
     /// What the keeper has is not what is served any more: it asks again, here or where the service is then.
+    // M172
     pub(super) fn renew_keeper(&mut self) {
         self.drop_keeper(Keeping::renew);
     }
@@ -138,6 +139,7 @@ impl Steward {
     }
 
     /// The service stops: whoever keeps it gets it, if somebody does and has everything.
+    // M174
     pub(super) fn give_up_to_keeper(&mut self) -> Option<Handover> {
         let keeping = self.keeper.keeping.take_if(|keeping| keeping.holds())?;
         self.poller.remove(keeping.poller().as_fd());

@@ -179,7 +179,8 @@ impl Steward {
         let stop = self.stop_limit();
         let absorbing = self.absorbing.as_ref().map(|absorbing| absorbing.until);
         let again = self.tell_again.into_iter().chain(self.announce_again);
-        let own = stop.into_iter().chain(self.upgrade.deadline()).chain(again).chain(absorbing).chain(self.keeper.deadline());
+        let own =
+            stop.into_iter().chain(self.upgrade.deadline()).chain(again).chain(absorbing).chain(self.keeper.deadline());
         handover.into_iter().chain(own).min()
     }
 

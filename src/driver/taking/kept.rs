@@ -116,7 +116,12 @@ impl Kept {
     /// # Errors
     ///
     /// What the kernel says where the control socket cannot be duplicated: what was there before stays.
-    pub(crate) fn given_by(&mut self, generation: &Generation, pid: u32, pidfd: Option<OwnedFd>) -> std::io::Result<()> {
+    pub(crate) fn given_by(
+        &mut self,
+        generation: &Generation,
+        pid: u32,
+        pidfd: Option<OwnedFd>,
+    ) -> std::io::Result<()> {
         let control = generation.control();
         self.control = control.listener.try_clone()?;
         self.arbiter.clone_from(&generation.arbiter);

@@ -73,7 +73,16 @@ impl Transfer {
             predecessor = Empty,
             successor = std::process::id()
         );
-        let parts = Parts { config, place, found_at, began, netns, offer: None, service: None, unclaimed: Unclaimed::default() };
+        let parts = Parts {
+            config,
+            place,
+            found_at,
+            began,
+            netns,
+            offer: None,
+            service: None,
+            unclaimed: Unclaimed::default(),
+        };
         Ok(Transfer { link, parts: Some(parts), error: None })
     }
 

@@ -76,7 +76,10 @@ impl fmt::Display for KeeperEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KeeperEvent::StandingBy { pid, generation } => {
-                write!(f, "process {pid}, generation {generation}, serves; everything is kept for the case that it ends")
+                write!(
+                    f,
+                    "process {pid}, generation {generation}, serves; everything is kept for the case that it ends"
+                )
             }
             KeeperEvent::Keeping(since) => write!(f, "{since}; connections wait for the next process"),
             KeeperEvent::Given { pid } => write!(f, "process {pid} has taken over"),

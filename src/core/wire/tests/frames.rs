@@ -97,6 +97,8 @@ fn server_frames() -> Vec<ServerFrame> {
             successor: Some(SuccessorStatus { pid: 1, version: text(), progress: Some(text()) }),
             predecessor: Some(PredecessorStatus { pid: 2, connections: Some(3) }),
             path_lost: Some(text()),
+            keeper: Some(KeeperStatus { pid: 1, holds: true }),
+            kept: Some(KeptStatus { for_ms: 1, reason: text(), waiting: 2 }),
         }
         .into(),
         Event {
@@ -129,6 +131,7 @@ fn server_frames() -> Vec<ServerFrame> {
         Descriptors { batch: 0, entries: vec![full.into(), bare.into()] }.into(),
         Snapshot { state: state() }.into(),
         Release { state: None, monotonic_us: 1, timens: Some(u64::MAX) }.into(),
+        Renew {}.into(),
         Draining { connections: 0 }.into(),
         Farewell { state: Some(state()), more: true }.into(),
         Abort { code: ErrorCode::Application, reason: text() }.into(),
@@ -167,7 +170,10 @@ fn every_frame_comes_back_with_unknown_fields_around_it() {
 #[test]
 fn a_frame_without_a_field_that_it_needs_is_malformed() {
     // An Option may be absent.
-    const OPTIONAL: [&str; 21] = [
+    const OPTIONAL: [&str; 24] = [
+        "standby",
+        "keeper",
+        "kept",
         "fingerprint",
         "fingerprints",
         "services",
