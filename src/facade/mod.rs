@@ -20,7 +20,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 pub(crate) use announcer::Announcer;
-pub use keeper::{Keeper, KeeperEvent, KeptSince};
+pub use keeper::{Keeper, KeeperEvent, KeptSince, RunningKeeper};
 
 use crate::config::{Config, FOREVER};
 use crate::driver::SignalKind;

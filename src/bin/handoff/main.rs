@@ -9,6 +9,7 @@ mod keep;
 mod output;
 mod problem;
 mod ready;
+mod run;
 mod status;
 mod stop;
 mod style;
@@ -102,6 +103,12 @@ enum Command {
     /// SIGTERM; while another process serves, nothing happens to the service then, and a keeper that is started again receives
     /// everything anew.
     Keep(keep::Options),
+    /// Starts a service, keeps it while no process serves, and starts it again after a crash
+    ///
+    /// For a container, as process 1, or under any supervisor: it stays from one generation to the next, so that an upgrade
+    /// (`handoff upgrade`, or SIGHUP) replaces the service inside the same container. SIGTERM and SIGINT stop the service, and this
+    /// command ends as its last process did. A crash refuses nobody: connections wait until the command has been started again.
+    Run(run::Options),
     /// Prints the completions for a shell
     ///
     /// For bash: `handoff completions bash > ~/.local/share/bash-completion/completions/handoff`.
@@ -130,14 +137,19 @@ impl Service {
 }
 
 fn main() -> ExitCode {
-    match check::successor().unwrap_or_else(|| run(Cli::parse().command, &mut Output::new())) {
-        Ok(()) => ExitCode::SUCCESS,
+    match check::successor().map(|done| done.map(|()| 0)).unwrap_or_else(|| run(Cli::parse().command, &mut Output::new())) {
+        Ok(code) => ExitCode::from(code),
         Err(problem) => problem.report(),
     }
 }
 
-fn run(command: Command, out: &mut Output) -> Result<(), Problem> {
-    match command {
+/// Returns the exit code where nothing failed.
+fn run(command: Command, out: &mut Output) -> Result<u8, Problem> {
+    if let Command::Run(options) = command {
+        return run::run(options);
+    }
+    let done = match command {
+        Command::Run(_) => Ok(()),
         Command::Status(options) => status::run(options, out),
         Command::Watch(options) => watch::run(options, out),
         Command::Upgrade(options) => upgrade::run(options, out),
@@ -146,7 +158,8 @@ fn run(command: Command, out: &mut Output) -> Result<(), Problem> {
         Command::Check(options) => check::run(options, out),
         Command::Keep(options) => keep::run(options),
         Command::Completions(options) => completions::run(&options, out),
-    }
+    };
+    done.map(|()| 0)
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ mod event;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::Builder;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub use event::{KeeperEvent, KeptSince};
@@ -24,7 +24,7 @@ use crate::driver::taking::{Found, Inherited, Kept, Readied, Search, Transfer, a
 use crate::error::{Error, PathProblem, Result};
 use crate::facade::blocking::{Control, Inheritance, Released, pause};
 use crate::facade::registry;
-use crate::sys::event::{Signal, wait_readable};
+use crate::sys::event::{Signal, is_readable, wait_readable};
 
 /// How soon to look again where there is no service yet, or where it is about to be another process's.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -106,17 +106,86 @@ impl Keeper {
     /// What goes wrong later is logged and tried again.
     pub fn run(self) -> Result<()> {
         let signals = Caught::new(&[SignalKind::terminate(), SignalKind::interrupt()], &[])?;
-        let (given_back, back) = channel();
-        let woken = Arc::new(Signal::new().map_err(Error::io("make an eventfd descriptor"))?);
-        let tries = StateTries::new(self.state_tries);
-        Keeping { keeper: self, signals, kept: None, tries, given_back, back, woken, said: String::new() }.run()
+        Keeping::new(self, Stop::Signals(signals))?.run()
     }
+
+    /// As [`Keeper::run`], on a thread of its own, until [`RunningKeeper::stop`].
+    ///
+    /// # Errors
+    ///
+    /// Where there is no thread, or no descriptor, to be had. What goes wrong later is an error of `stop`.
+    pub fn start(self) -> Result<RunningKeeper> {
+        let asked = Arc::new(signal()?);
+        let keeping = Keeping::new(self, Stop::Asked(Arc::clone(&asked)))?;
+        let thread = Builder::new().name("fd-handoff-keep".to_owned()).spawn(move || keeping.run());
+        let thread = thread.map_err(Error::io("start the thread that keeps the service"))?;
+        Ok(RunningKeeper { asked, thread: Some(thread) })
+    }
+}
+
+/// A [`Keeper`] on a thread of its own. Dropped, it stops as by [`RunningKeeper::stop`].
+#[derive(Debug)]
+pub struct RunningKeeper {
+    asked: Arc<Signal>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl RunningKeeper {
+    /// Stops keeping, as [`Keeper::run`] does on SIGTERM.
+    ///
+    /// # Errors
+    ///
+    /// What has ended it before, as of [`Keeper::run`].
+    pub fn stop(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.asked.raise();
+        // A panic has been printed; there is nothing to be done about it.
+        self.thread.take().map_or(Ok(()), |thread| thread.join().unwrap_or(Ok(())))
+    }
+}
+
+impl Drop for RunningKeeper {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::error!(event = "keeper_failed", %error, "the service was not kept");
+        }
+    }
+}
+
+/// What ends a keeper.
+enum Stop {
+    Signals(Caught),
+    Asked(Arc<Signal>),
+}
+
+impl Stop {
+    /// Whether it was told to stop. A signal is heard once, and what this process asks for itself stays asked.
+    fn came(&self) -> bool {
+        match self {
+            Stop::Signals(signals) => signals.stop_came(),
+            Stop::Asked(asked) => is_readable(asked.as_fd()),
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stop::Signals(signals) => signals.stop_fd(),
+            Stop::Asked(asked) => asked.as_fd(),
+        }
+    }
+}
+
+fn signal() -> Result<Signal> {
+    Signal::new().map_err(Error::io("make an eventfd descriptor"))
 }
 
 /// A keeper at work.
 struct Keeping {
     keeper: Keeper,
-    signals: Caught,
+    stop: Stop,
     /// What it has, of the service as it was last seen.
     kept: Option<Kept>,
     tries: StateTries,
@@ -145,6 +214,12 @@ impl fmt::Debug for Keeping {
 }
 
 impl Keeping {
+    fn new(keeper: Keeper, stop: Stop) -> Result<Keeping> {
+        let (given_back, back) = channel();
+        let (woken, tries) = (Arc::new(signal()?), StateTries::new(keeper.state_tries));
+        Ok(Keeping { keeper, stop, kept: None, tries, given_back, back, woken, said: String::new() })
+    }
+
     fn run(mut self) -> Result<()> {
         let mut next = Next::Look;
         loop {
@@ -189,7 +264,7 @@ impl Keeping {
 
     /// What has happened that makes looking needless: this process was told to stop, or the service is its own.
     fn decided(&mut self) -> Result<Option<Next>> {
-        if self.signals.stop_came() {
+        if self.stop.came() {
             return Ok(Some(Next::Stop));
         }
         self.woken.lower();
@@ -279,7 +354,7 @@ impl Keeping {
             let Some(link) = readied.link() else { return Ok(None) };
             let (poller, deadline) = (Arc::clone(link.poller()), link.deadline());
             self.wait(&[poller.as_fd()], deadline);
-            if self.signals.stop_came() {
+            if self.stop.came() {
                 return Ok(Some(Next::Stop));
             }
         }
@@ -343,7 +418,7 @@ impl Keeping {
                 Some(Err(_)) => return Next::Look,
                 None => {}
             }
-            if self.signals.stop_came() {
+            if self.stop.came() {
                 let waiting = self.kept.as_ref().map_or(0, |kept| kept.waiting()());
                 self.say(&KeeperEvent::Closed { waiting });
                 self.kept = None;
@@ -434,8 +509,8 @@ impl Keeping {
         (self.keeper.hears)(event);
     }
 
-    fn wait(&self, also: &[std::os::fd::BorrowedFd<'_>], until: Option<Instant>) {
-        let mut fds = vec![self.signals.stop_fd(), self.woken.as_fd()];
+    fn wait(&self, also: &[BorrowedFd<'_>], until: Option<Instant>) {
+        let mut fds = vec![self.stop.fd(), self.woken.as_fd()];
         fds.extend_from_slice(also);
         pause(wait_readable(&fds, until));
     }
