@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use fd_handoff::Error;
-use fd_handoff::client::{Client, Hello, Process, Status, Step, Steps};
+use fd_handoff::client::{Client, Hello, News, Phase, Process, Status, Step, Steps};
 
 use crate::Service;
 use crate::after::{After, look};
@@ -44,15 +44,26 @@ pub(crate) fn run(options: Options, out: &mut Output) -> Result<(), Problem> {
     }
     let deadline = options.timeout.and_then(|timeout| asked.checked_add(timeout));
     let service = Stopping { path: &path, status: &status, deadline };
-    service.listen(steps, out)?;
+    let kept = service.listen(steps, out)?;
     if let Some(process) = process {
         service.wait_for_end(&process, out)?;
+    }
+    if kept {
+        // Whatever has taken over from the keeper meanwhile: this process has stopped.
+        let pid = status.pid;
+        return out.line(format_args!("process {pid} has stopped; a keeper has the service, for the next process"));
     }
     conclude(&path, &status, out)
 }
 
 fn ask(path: &Path, status: &Status) -> Result<(), Problem> {
     let client = connect(path)?;
+    if status.phase == Phase::Kept {
+        return Err(Problem::failed(format!(
+            "nobody serves: process {} keeps the service for the next process; to give the service up, end that one",
+            status.pid
+        )));
+    }
     if !is_same(client.hello(), status) {
         return Err(Problem::failed("the service has just been replaced, and was not told to stop: try again"));
     }
@@ -79,16 +90,18 @@ struct Stopping<'a> {
 }
 
 impl Stopping<'_> {
-    /// Until the service has closed the connection.
-    fn listen(&self, mut steps: Steps, out: &mut Output) -> Result<(), Problem> {
+    /// Until the service has closed the connection. Returns whether a keeper has got the service.
+    fn listen(&self, mut steps: Steps, out: &mut Output) -> Result<bool, Problem> {
+        let mut kept = false;
         loop {
             let step = match self.rest() {
                 Some(rest) => steps.next_within(rest),
                 None => steps.next(),
             };
             match step {
-                None => return Ok(()),
+                None => return Ok(kept),
                 Some(Ok(Step::Event(event))) => {
+                    kept |= event.event == News::Kept;
                     out.line(format_args!("{}  {}", news(event.event), clean(&event.message)))?
                 }
                 Some(Ok(_)) => {}
