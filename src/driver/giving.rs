@@ -391,9 +391,14 @@ impl Giving {
         Failure::new(Owner::StillUs, error)
     }
 
-    /// Sends what is queued. What happened in the meantime is kept for the next poll.
+    /// Sends what is queued. What comes of it is kept for the next poll.
     pub(crate) fn push(&mut self) {
-        self.held = self.held.take().or_else(|| self.poll(&[]));
+        self.held = self.held.take().or_else(|| {
+            let event = self.link_mut().push(Instant::now(), &[])?;
+            let span = self.span.clone();
+            let _entered = span.enter();
+            self.note(event, &[])
+        });
     }
 
     /// Whether this process may exit: the farewell is said, and all of it is out.

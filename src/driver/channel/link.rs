@@ -54,6 +54,8 @@ pub(crate) struct Link<R: Role> {
     pace: Pace,
     /// Until when nothing more is taken in.
     paused_until: Option<Instant>,
+    /// When the service became this process's, if it has.
+    claimed: Option<Instant>,
     /// What the owner of the service holds.
     pub(crate) arbiter: Option<Arc<Arbiter>>,
     /// The handoff that this connection is for. Entered in steps, which do not wait, and held by whoever logs about it.
@@ -83,6 +85,7 @@ where
             claiming: None,
             pace: Pace::new(INPUTS_A_TURN, INPUTS_AT_ONCE),
             paused_until: None,
+            claimed: None,
             arbiter: None,
             span: Span::none(),
             #[cfg(feature = "fault-injection")]
@@ -104,6 +107,11 @@ where
     /// The pidfd of the process at the other end, if there is one.
     pub(crate) fn peer(&self) -> Option<&OwnedFd> {
         self.peer.as_ref()
+    }
+
+    /// When the service became this process's, if it has, and before the peer was told.
+    pub(crate) fn claimed(&self) -> Option<Instant> {
+        self.claimed
     }
 
     /// Another descriptor of the connection.
@@ -165,6 +173,17 @@ where
         }
     }
 
+    /// Says what is to be said, and takes nothing in. Returns the first event.
+    pub(crate) fn push(&mut self, now: Instant, table: &[BorrowedFd<'_>]) -> Option<R::Event> {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        let event = self.carry_out(now, table);
+        if event.is_none() {
+            self.rearm();
+        }
+        event
+    }
+
     fn is_late(&self, now: Instant) -> bool {
         self.role.deadline().is_some_and(|deadline| deadline <= now)
     }
@@ -210,6 +229,8 @@ where
             return;
         }
         self.claiming = None;
+        // Before the peer is told, who then has things to do, and may get this thread's processor.
+        self.claimed = (claim == Claim::Ours).then(Instant::now);
         self.role.handle(now, Input::Claimed(claim == Claim::Ours));
     }
 
