@@ -194,7 +194,16 @@ fn as_process_1_it_starts_the_service_again_and_stops_it_when_it_is_told_to() {
     }
     let ((_directory, control), listen) = (place(), address(4));
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_handoff"), "run", &control, "--"]);
+    command.args([
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        env!("CARGO_BIN_EXE_handoff"),
+        "run",
+        &control,
+        "--",
+    ]);
     let http = program("http");
     command.arg(http).args(["--listen", &listen, "--control", &control]);
     let mut service = Running::start(&mut command);

@@ -137,7 +137,10 @@ impl Service {
 }
 
 fn main() -> ExitCode {
-    match check::successor().map(|done| done.map(|()| 0)).unwrap_or_else(|| run(Cli::parse().command, &mut Output::new())) {
+    match check::successor()
+        .map(|done| done.map(|()| 0))
+        .unwrap_or_else(|| run(Cli::parse().command, &mut Output::new()))
+    {
         Ok(code) => ExitCode::from(code),
         Err(problem) => problem.report(),
     }
