@@ -37,14 +37,20 @@ pub(crate) struct Args {
     #[arg(long)]
     listen: SocketAddr,
     /// The path of the control socket.
-    #[arg(long)]
+    #[arg(long, env = "HANDOFF_SOCKET")]
     control: PathBuf,
+    /// Take over sockets of another network namespace, which somebody else keeps alive.
+    #[arg(long)]
+    foreign_netns: bool,
     /// Milliseconds of initialisation to simulate.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     slow_start: u64,
     /// Milliseconds after which a replaced process ends what is left of its connections.
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     drain: u64,
+    /// Milliseconds between two snapshots for a keeper, if one keeps this service.
+    #[arg(long, value_name = "MS")]
+    checkpoint: Option<u64>,
     /// Other deadlines than the library's, for tests: `active=500`.
     #[arg(long, value_name = "NAME=MS", value_delimiter = ',', hide = true)]
     timeouts: Vec<Timeout>,
@@ -101,7 +107,11 @@ async fn main() -> Result<(), Error> {
 /// The whole life of one generation.
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
     log_to_stderr();
-    let config = Config::new(&args.control).name("http").version(env!("CARGO_PKG_VERSION")).reads::<u64>();
+    let config = Config::new(&args.control)
+        .name("http")
+        .version(env!("CARGO_PKG_VERSION"))
+        .reads::<u64>()
+        .allow_foreign_netns(args.foreign_netns);
     let config = config.timeouts(|timeouts| args.timeouts.iter().for_each(|timeout| timeout.set(timeouts)));
     let mut starting = Handoff::builder(config)
         .upgrade_on(SignalKind::hangup())
@@ -133,6 +143,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         handoff.handle().register_group("more", &more)?;
     }
     drop(more);
+    if let Some(millis) = args.checkpoint {
+        tokio::spawn(Arc::clone(&count).checkpoints(handoff.handle(), Duration::from_millis(millis)));
+    }
     let service = Arc::new(Service { count, generation: handoff.generation(), handle: handoff.handle() });
     println!("ready generation={} pid={} listen={listen}", handoff.generation(), std::process::id());
     loop {
@@ -189,6 +202,18 @@ impl Count {
         });
         let count = Arc::clone(self);
         starting.on_farewell(move || State::serde(count.total.load(SeqCst) - count.handed_over.load(SeqCst)));
+    }
+}
+
+impl Count {
+    /// After a crash, the next process begins with the last of them.
+    async fn checkpoints(self: Arc<Self>, handle: Handle, pause: Duration) {
+        loop {
+            sleep(pause).await;
+            if let Err(error) = handle.checkpoint(State::serde(self.total.load(SeqCst))) {
+                tracing::error!(%error, "a snapshot is lost");
+            }
+        }
     }
 }
 

@@ -1,0 +1,61 @@
+//! The next container beside the old one.
+
+use std::process::{Child, Command, Stdio};
+
+use crate::Row;
+use crate::harness::{Container, Engine, example};
+use crate::load::Load;
+
+pub(crate) const ROWS: &[Row] =
+    &[("the next container, ten times", ten_times), ("rollout.sh, with a good image and with others", rollouts)];
+
+fn ten_times(engine: &Engine) -> String {
+    let place = engine.place();
+    let mut old = place.serve(1, &[], &[]);
+    old.is_ready();
+    let load = Load::start(place.port);
+    for round in 0..10 {
+        load.goes_on(30);
+        let new = place.serve(1 + round % 2, &[], &[]);
+        new.is_ready();
+        assert_eq!(old.ended(), 0, "{}", old.logs());
+        old.remove();
+        old = new;
+    }
+    load.goes_on(30);
+    load.lost_nothing()
+}
+
+fn rollouts(engine: &Engine) -> String {
+    let place = engine.place();
+    let mut old = place.serve(1, &[], &[]);
+    old.is_ready();
+    let load = Load::start(place.port);
+    let roll = |old: &Container, timeout: &str, more: &[&str]| {
+        let new = Container::named(&engine.name());
+        let mut rollout = Command::new(example("rollout.sh"));
+        rollout.args([&old.name, &new.name]).args(place.options()).arg(engine.image(2));
+        rollout.args(place.service()).args(more).env("TIMEOUT", timeout).stdout(Stdio::null());
+        (new, rollout.spawn().unwrap())
+    };
+    for _ in 0..5 {
+        load.goes_on(30);
+        let (new, mut rollout) = roll(&old, "60s", &[]);
+        assert!(rollout.wait().unwrap().success(), "{}", new.logs());
+        assert_eq!(old.ended(), 0, "{}", old.logs());
+        old.remove();
+        old = new;
+    }
+    let keeps = |what: &str, rollout: &mut Child| {
+        assert_eq!(rollout.wait().unwrap().code(), Some(1), "{what}");
+        load.goes_on(30);
+        assert_eq!(old.exec(&["/handoff", "ready"]).0, Some(0), "{what}: {}", old.logs());
+    };
+    keeps("one that crashes", &mut roll(&old, "3s", &["--no-such-option"]).1);
+    keeps("one that never gets ready", &mut roll(&old, "2s", &["--slow-start", "600000"]).1);
+    let (new, mut rollout) = roll(&old, "60s", &["--slow-start", "600000"]);
+    old.until("the new one initialises", || old.status()["phase"] == "initialising");
+    new.stop();
+    keeps("one that is stopped while it initialises", &mut rollout);
+    load.lost_nothing()
+}
