@@ -32,7 +32,7 @@ fn one_container(engine: &Engine) -> String {
         // The one that serves, by its number outside.
         let top = Command::new("docker").args(["top", &app.name, "-eo", "pid,comm"]).output().unwrap();
         let top = String::from_utf8(top.stdout).unwrap();
-        let http = top.lines().filter(|line| line.ends_with("http")).last().unwrap();
+        let http = top.lines().rfind(|line| line.ends_with("http")).unwrap();
         let pid = http.split_whitespace().next().unwrap();
         assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
         app.until("another process serves", || {

@@ -183,7 +183,7 @@ impl Service {
     {
         let (path, tell, owner) = (self.path.clone(), self.tell.clone(), self.owner);
         std::thread::spawn(move || {
-            let done = Client::connect(&path).and_then(ask).and_then(|steps| outcome(steps));
+            let done = Client::connect(&path).and_then(ask).and_then(outcome);
             let Err(error) = done else { return };
             match owner.filter(|_| word == "stop") {
                 // It initialises, or is a program of another kind.
@@ -196,8 +196,8 @@ impl Service {
 }
 
 /// Waits until it is over.
-fn outcome(steps: impl Iterator<Item = fd_handoff::Result<Step>>) -> fd_handoff::Result<()> {
-    steps.map(|step| step.map(drop)).collect()
+fn outcome(mut steps: impl Iterator<Item = fd_handoff::Result<Step>>) -> fd_handoff::Result<()> {
+    steps.try_for_each(|step| step.map(drop))
 }
 
 fn note(message: &str) {
