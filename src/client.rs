@@ -38,6 +38,11 @@ use crate::sys::{process, socket};
 /// How long the service may take to answer. It answers from memory: one that takes longer is stopped, or no service.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The instance that this process is, as a service in it would be by default, see [`Config::instance`](crate::Config::instance).
+pub fn own_instance() -> Option<String> {
+    crate::Config::new("").own_instance()
+}
+
 /// A connection to a service's control socket. It never disturbs a handoff.
 #[derive(Debug)]
 pub struct Client {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use nix::sys::socket::UnixCredentials;
 
 use crate::core::Waits;
-use crate::core::wire::{MAX_TEXT, shorten};
+use crate::core::wire::{MAX_INSTANCE, MAX_TEXT, shorten};
 use crate::error::{Error, Result, StateError};
+use crate::sys::container;
 
 /// A century. [`Duration::MAX`] added to a moment overflows.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -30,6 +31,9 @@ pub struct Config {
     pub(crate) strict: bool,
     pub(crate) foreign_netns: bool,
     pub(crate) cold_start: bool,
+    /// Who this process is to its operator: what was chosen, or that nothing is to be.
+    pub(crate) instance: Option<String>,
+    pub(crate) take: bool,
     /// Whether this process keeps the service, and does not serve.
     pub(crate) standby: bool,
     pub(crate) timeouts: Timeouts,
@@ -115,6 +119,8 @@ impl Config {
             strict: false,
             foreign_netns: false,
             cold_start: true,
+            instance: None,
+            take: false,
             standby: false,
             timeouts: Timeouts::default(),
         }
@@ -231,6 +237,41 @@ impl Config {
     pub fn cold_start(mut self, cold_start: bool) -> Config {
         self.cold_start = cold_start;
         self
+    }
+
+    /// Who this process is to its operator: one container, one unit; the same after a restart of it, and never the same for two.
+    ///
+    /// An instance that another one has superseded does not take the service back when it is started again, as `restart: always` does: it
+    /// is told `superseded`, and [`Handoff`](crate::Handoff) waits as a [`Keeper`](crate::Keeper) until it is stopped. [`Config::take`] is
+    /// the way to roll back to it, as is another name.
+    ///
+    /// Default: the environment variable `HANDOFF_INSTANCE`; or else, in a container, its id in `/proc/self/cgroup`, or the upper
+    /// directory of its root file system (`/proc/self/mountinfo`). Where there is neither, and where the name is empty, nothing is
+    /// certain, and nothing is refused. At most 128 bytes.
+    #[must_use]
+    pub fn instance(mut self, instance: impl Into<String>) -> Config {
+        self.instance = Some(instance.into());
+        self
+    }
+
+    /// Takes the service over though this instance was superseded: a rollback. Default: no, unless the environment variable
+    /// `HANDOFF_TAKE` is `1`.
+    #[must_use]
+    pub fn take(mut self, take: bool) -> Config {
+        self.take = take;
+        self
+    }
+
+    /// The instance that this process is, if that is certain.
+    pub(crate) fn own_instance(&self) -> Option<String> {
+        let named = self.instance.clone().or_else(|| std::env::var("HANDOFF_INSTANCE").ok());
+        let instance = named.or_else(container::id)?;
+        (!instance.is_empty()).then(|| shorten(&instance, MAX_INSTANCE))
+    }
+
+    /// Whether it takes the service though it was superseded.
+    pub(crate) fn takes(&self) -> bool {
+        self.take || std::env::var_os("HANDOFF_TAKE").is_some_and(|take| take == "1")
     }
 
     /// How long each side waits for the other.

@@ -823,3 +823,25 @@ fn timeouts_without_end_do_not_overflow() {
     released.farewell(None).unwrap();
     successor.join().unwrap();
 }
+
+// M151
+#[test]
+fn an_offer_says_whose_the_service_is_and_was() {
+    let place = Place::new();
+    let first = handoff_receive(place.config().instance("a")).unwrap().ready().unwrap();
+    let giving = {
+        let control = first;
+        std::thread::spawn(move || control.accept().unwrap().offer(Offer::new()).unwrap().release(None).unwrap())
+    };
+    let second = handoff_receive(place.config().instance("b")).unwrap().ready().unwrap();
+    let _released = giving.join().unwrap();
+    let offering = std::thread::spawn(move || drop(second.accept().unwrap().offer(Offer::new())));
+    let mut peer = Peer::greeted(&place);
+    peer.say(&json!({
+        "type": "receive", "protocol": { "min": 1, "max": 1 }, "pid": 1, "version": "1", "schemas": [0], "instance": "c",
+    }));
+    let offer = peer.expect("offer").0;
+    assert_eq!((&offer["instance"], &offer["superseded"]), (&json!("b"), &json!(["a"])));
+    drop(peer);
+    offering.join().unwrap();
+}

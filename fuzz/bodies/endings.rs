@@ -128,6 +128,8 @@ impl World {
             fingerprints: None,
             services: None,
             standby: false,
+            instance: None,
+            take: false,
         };
         self.life.receive(&receive);
         self.role = Some(Predecessor::new(receive, WAITS, self.sees));

@@ -29,6 +29,8 @@ pub(crate) fn offer() -> Offer {
         active_timeout_ms: 5_000,
         drain_timeout_ms: 30_000,
         history: vec![],
+        instance: None,
+        superseded: vec![],
     }
 }
 

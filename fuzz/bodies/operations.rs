@@ -134,6 +134,8 @@ impl World {
             fingerprints: None,
             services: None,
             standby: bit(5),
+            instance: None,
+            take: false,
         };
         let mut world = World {
             now,
@@ -511,6 +513,8 @@ impl World {
                 fingerprints: None,
                 services: None,
                 standby: false,
+                instance: None,
+                take: false,
             }
             .into(),
             _ => {

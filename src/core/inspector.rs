@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::lineage::comes_back;
 use crate::core::wire::{
-    ClientFrame, ErrorCode, Failure, HelpText, MAX_SCHEMAS, MAX_SERVICES, MAX_TEXT, PROTOCOL, Receive, ServerFrame,
-    Stopping, WireError, shorten,
+    ClientFrame, ErrorCode, Failure, HelpText, MAX_INSTANCE, MAX_SCHEMAS, MAX_SERVICES, MAX_TEXT, PROTOCOL, Receive,
+    ServerFrame, Stopping, WireError, shorten,
 };
 
 /// How many connections may look at once. One more takes the place of the one that has been quiet longest.
@@ -40,6 +41,8 @@ pub struct Desk<'a> {
     pub stopping: bool,
     /// The service's name, where somebody has chosen it.
     pub name: Option<&'a str>,
+    /// The instances that have served before this one, and are not to come back by themselves.
+    pub superseded: &'a [String],
 }
 
 /// What to do about a line.
@@ -193,8 +196,8 @@ fn begin(receive: Receive, desk: Desk<'_>) -> Answer {
     }
     if exceeds_limits(&receive) {
         let message = format!(
-            "more than {MAX_SCHEMAS} schemas or fingerprints, more than {MAX_SERVICES} services, or a version or name of more \
-             than {MAX_TEXT} bytes"
+            "more than {MAX_SCHEMAS} schemas or fingerprints, more than {MAX_SERVICES} services, a version or name of more \
+             than {MAX_TEXT} bytes, or an instance of more than {MAX_INSTANCE}"
         );
         return refuse(ErrorCode::Malformed, message);
     }
@@ -205,6 +208,14 @@ fn begin(receive: Receive, desk: Desk<'_>) -> Answer {
             return refuse(ErrorCode::Name, shorten(&message, MAX_TEXT));
         }
     }
+    if comes_back(&receive, desk.superseded) {
+        let message = format!(
+            "instance {} was superseded by another one, which serves: to roll back to it, start it with HANDOFF_TAKE=1 \
+             (Config::take), or under another HANDOFF_INSTANCE",
+            receive.instance.as_deref().unwrap_or_default()
+        );
+        return refuse(ErrorCode::Superseded, shorten(&message, MAX_TEXT));
+    }
     if receive.standby { Answer::Keep(receive) } else { Answer::Begin(receive) }
 }
 
@@ -214,6 +225,7 @@ fn exceeds_limits(receive: &Receive) -> bool {
         || receive.fingerprints.as_ref().is_some_and(|fingerprints| fingerprints.len() > MAX_SCHEMAS)
         || services.len() > MAX_SERVICES
         || services.iter().chain([&receive.version]).any(|text| text.len() > MAX_TEXT)
+        || receive.instance.as_ref().is_some_and(|instance| instance.len() > MAX_INSTANCE)
 }
 
 fn failure(error: &WireError) -> ServerFrame {

@@ -190,7 +190,16 @@ impl Lifecycle {
         // Whoever does not own the service, or is about to give it up, has nothing to give to a keeper.
         let in_the_way = (!self.accepting || stopping).then_some(self.pid);
         let keeper = self.keeper.map(|keeper| keeper.pid).or(in_the_way);
-        Desk { operable: self.operated, successor, keeper, lost: false, upgrading, stopping, name: None }
+        Desk {
+            operable: self.operated,
+            successor,
+            keeper,
+            lost: false,
+            upgrading,
+            stopping,
+            name: None,
+            superseded: &[],
+        }
     }
 
     /// Somebody asks for an upgrade.
@@ -248,8 +257,8 @@ impl Lifecycle {
 
     /// A successor asks for the service.
     pub fn receive(&mut self, receive: &Receive) {
-        let (pid, version) = (receive.pid, receive.version.clone());
-        self.successor = Some(SuccessorStatus { pid, version, progress: None });
+        let Receive { pid, version, instance, .. } = receive.clone();
+        self.successor = Some(SuccessorStatus { pid, version, progress: None, instance });
         self.own_child = false;
         self.phase = Phase::Offering;
     }

@@ -8,8 +8,8 @@ use super::role::expect_descriptors;
 use super::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};
 use crate::core::wire::{
     Abort, Active, ClientFrame, Descriptors, Ending, Entry, ErrorCode, Farewell, Hello, MAX_BATCH, MAX_DESCRIPTORS,
-    MAX_FAREWELLS, MAX_HISTORY, MAX_STATE, MAX_TEXT, Name, Offer, PROTOCOL, Progress, Ready, Receive, Received,
-    Release, ServerFrame, Settled, Snapshot, StateInfo, shorten,
+    MAX_FAREWELLS, MAX_HISTORY, MAX_INSTANCE, MAX_STATE, MAX_SUPERSEDED, MAX_TEXT, Name, Offer, PROTOCOL, Progress,
+    Ready, Receive, Received, Release, ServerFrame, Settled, Snapshot, StateInfo, shorten,
 };
 
 /// The taking side of one handoff.
@@ -603,6 +603,10 @@ fn check_offer(offer: &Offer) -> Result<(), Cause> {
     // It goes on into our own status and offers, which have to fit a line.
     if offer.history.iter().flat_map(|attempt| &attempt.reason).any(|reason| reason.len() > MAX_TEXT) {
         return Err(violation(format!("a reason of more than {MAX_TEXT} bytes in the history")));
+    }
+    if offer.superseded.len() > MAX_SUPERSEDED || offer.superseded.iter().any(|instance| instance.len() > MAX_INSTANCE)
+    {
+        return Err(violation("too many superseded instances, or too long a name of one"));
     }
     if offer.generation == 0 || offer.generation == u64::MAX {
         return Err(violation(format!("generation {}", offer.generation)));

@@ -8,6 +8,7 @@ mod finish;
 mod inspecting;
 mod keeper;
 mod lifecycle;
+mod lineage;
 mod ownership;
 mod pair;
 mod reachability;

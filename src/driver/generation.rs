@@ -15,7 +15,7 @@ use crate::core::wire::{
     Attempt, Ending, Entry, ErrorCode, Event, Failure, FileId, Hello, KeptStatus, MAX_TEXT, News, Outcome, PROTOCOL,
     Phase, PredecessorStatus, Receive, Status, shorten,
 };
-use crate::core::{Cause, Desk, Leave, Lifecycle, Packet, Peer, Predecessor, Successor};
+use crate::core::{Cause, Desk, Leave, Lifecycle, Lineage, Packet, Peer, Predecessor, Successor};
 use crate::driver::arbiter::Arbiter;
 use crate::driver::bound::Bound;
 use crate::driver::channel::{Channel, Link};
@@ -38,6 +38,8 @@ pub(crate) struct Generation {
     pub(crate) number: u64,
     /// What the owner of the service holds. Absent where there is no `/proc`.
     pub(crate) arbiter: Option<Arc<Arbiter>>,
+    /// Whose the service is, and was.
+    pub(crate) lineage: Lineage,
     since: Instant,
     /// Wakes the background.
     pub(crate) wake: Signal,
@@ -208,6 +210,7 @@ pub(crate) struct Origin {
     /// Whether somebody will take requests.
     pub(crate) operated: bool,
     pub(crate) arbiter: Option<Arc<Arbiter>>,
+    pub(crate) lineage: Lineage,
 }
 
 /// How the service came to a generation.
@@ -230,6 +233,7 @@ impl Generation {
             config,
             number: origin.number,
             arbiter: origin.arbiter,
+            lineage: origin.lineage,
             since: Instant::now(),
             wake: Signal::new()?,
             arrivals: Signal::new()?,
@@ -322,6 +326,7 @@ impl Generation {
             generation: self.number,
             phase: self.phase(),
             named: self.config.name.is_none().then_some(false),
+            instance: self.lineage.instance().map(str::to_owned),
         }
     }
 
@@ -340,6 +345,7 @@ impl Generation {
             history: board.life.history().iter().cloned().collect(),
             successor: board.life.successor().cloned(),
             predecessor: board.life.predecessor().cloned(),
+            instance: self.lineage.instance().map(str::to_owned),
             keeper: board.life.keeper(),
             kept: board.kept.as_ref().filter(|_| board.life.is_accepting()).map(|tell| tell(board.kept_since)),
             path_lost: board.path_lost.as_deref().map(|lost| shorten(lost, MAX_TEXT)),
@@ -392,7 +398,8 @@ impl Generation {
     }
 
     pub(crate) fn desk(&self) -> Desk<'_> {
-        Desk { name: self.config.name.as_deref(), ..self.board().life.desk() }
+        let (name, superseded) = (self.config.name.as_deref(), self.lineage.superseded());
+        Desk { name, superseded, ..self.board().life.desk() }
     }
 
     pub(crate) fn history(&self) -> Vec<Attempt> {

@@ -54,6 +54,7 @@ fn own_descriptors(generation: &Generation) -> Result<Vec<(Arc<Entry>, Attachmen
     Ok(own)
 }
 
+// M151
 fn announcement(generation: &Generation, receive: &Receive) -> wire::Offer {
     let timeouts = &generation.config.timeouts;
     wire::Offer {
@@ -69,6 +70,8 @@ fn announcement(generation: &Generation, receive: &Receive) -> wire::Offer {
         active_timeout_ms: millis(timeouts.active),
         drain_timeout_ms: millis(timeouts.drain),
         history: generation.history(),
+        instance: generation.lineage.instance().map(str::to_owned),
+        superseded: generation.lineage.superseded().to_vec(),
     }
 }
 

@@ -594,7 +594,8 @@ impl Giving {
     }
 
     fn attempt(&self, outcome: Outcome) -> wire::Attempt {
-        self.laps.attempt(self.generation.number, self.successor.pid, outcome)
+        let instance = self.successor.instance.clone();
+        wire::Attempt { instance, ..self.laps.attempt(self.generation.number, self.successor.pid, outcome) }
     }
 
     /// As the successor tells of it.

@@ -27,6 +27,7 @@ impl Laps {
         Attempt {
             from,
             successor_pid,
+            instance: None,
             outcome,
             reason: None,
             began_unix_ms: began.as_millis() as u64,

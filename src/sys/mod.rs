@@ -1,5 +1,6 @@
 //! One system call per function, and the only place for `unsafe`.
 
+pub(crate) mod container;
 pub(crate) mod event;
 pub(crate) mod file;
 pub(crate) mod limits;

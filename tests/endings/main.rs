@@ -12,6 +12,7 @@ mod clients;
 mod crashes;
 mod failures;
 mod generations;
+mod instances;
 mod keepers;
 mod load;
 mod process;
@@ -112,6 +113,7 @@ fn test(filter: &str) -> ExitCode {
     soak::rows(&mut rows);
     stops::rows(&mut rows);
     generations::rows(&mut rows);
+    instances::rows(&mut rows);
     keepers::rows(&mut rows);
     crashes::rows(&mut rows);
     failures::rows(&mut rows);

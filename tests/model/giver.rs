@@ -304,5 +304,7 @@ fn announcement(giver: usize) -> Offer {
         active_timeout_ms: 1000,
         drain_timeout_ms: 1000,
         history: vec![],
+        instance: None,
+        superseded: vec![],
     }
 }

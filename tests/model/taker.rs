@@ -60,6 +60,8 @@ impl World {
             fingerprints: None,
             services: None,
             standby: false,
+            instance: None,
+            take: false,
         };
         self.calls.push(Call {
             taker,

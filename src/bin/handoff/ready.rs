@@ -1,7 +1,8 @@
-//! `handoff ready`: for health checks, whether the process that serves is one of this container.
+//! `handoff ready`: for health checks, whether the process that serves is one of this container, by its instance or by its pid
+//! namespace.
 
 use clap::Args;
-use fd_handoff::client::{Hello, Phase, Process};
+use fd_handoff::client::{Hello, Phase, Process, own_instance};
 
 use crate::Service;
 use crate::output::Output;
@@ -16,7 +17,11 @@ pub(crate) struct Options {
 pub(crate) fn run(options: Options, out: &mut Output) -> Result<(), Problem> {
     let client = connect(&options.service.path())?;
     let hello = client.hello();
-    judge(hello, client.process().as_ref().and_then(Process::is_in_own_pid_namespace))?;
+    let own = own_instance();
+    // A process of this instance is one of ours, whatever its pid namespace is.
+    let is_ours = own.is_some() && hello.instance == own;
+    let is_in_here = client.process().as_ref().and_then(Process::is_in_own_pid_namespace);
+    judge(hello, if is_ours { Some(true) } else { is_in_here })?;
     out.line(format_args!("ready: process {}, generation {}, serves", hello.pid, hello.generation))
 }
 

@@ -69,6 +69,9 @@ fn facts(status: &Status) -> Table {
     let mut fact = |name: &str, value: Cell| table.row(vec![Cell::new(""), Cell::new(name).style(DIM), value]);
     fact("generation", Cell::new(status.generation.to_string()));
     fact("process", Cell::new(status.pid.to_string()));
+    if let Some(instance) = &status.instance {
+        fact("instance", Cell::new(clean(instance)));
+    }
     fact("up", Cell::new(span(Duration::from_millis(status.uptime_ms))));
     let style = if status.phase == Phase::Serving { GOOD } else { DOUBTFUL };
     fact("phase", Cell::new(phase(status.phase)).style(style));
@@ -87,7 +90,8 @@ fn facts(status: &Status) -> Table {
     }
     if let Some(successor) = &status.successor {
         let progress = successor.progress.as_deref().unwrap_or("it has not said how it goes");
-        let text = format!("{}, version {}: {progress}", process(successor.pid), successor.version);
+        let instance = successor.instance.iter().map(|instance| format!(", instance {instance}")).collect::<String>();
+        let text = format!("{}{instance}, version {}: {progress}", process(successor.pid), successor.version);
         fact("successor", Cell::new(clean(&text)));
     }
     if let Some(predecessor) = &status.predecessor {

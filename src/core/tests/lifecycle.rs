@@ -21,6 +21,8 @@ fn receive() -> Receive {
         fingerprints: None,
         services: None,
         standby: false,
+        instance: None,
+        take: false,
     }
 }
 

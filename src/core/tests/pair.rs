@@ -362,6 +362,8 @@ pub(super) fn receive() -> Receive {
         fingerprints: None,
         services: None,
         standby: false,
+        instance: None,
+        take: false,
     }
 }
 
@@ -393,6 +395,8 @@ pub(super) fn offer() -> Offer {
         active_timeout_ms: 5_000,
         drain_timeout_ms: 30_000,
         history: vec![],
+        instance: None,
+        superseded: vec![],
     }
 }
 

@@ -174,7 +174,7 @@ fn a_batch_or_snapshot_that_never_comes_is_given_up() {
 
 fn hello(protocol: VersionRange) -> Hello {
     let (name, version) = ("app".to_owned(), "1".to_owned());
-    Hello { protocol, name, version, pid: 1, generation: 1, phase: Phase::Serving, named: None }
+    Hello { protocol, name, version, pid: 1, generation: 1, phase: Phase::Serving, named: None, instance: None }
 }
 
 fn refuses(announced: Offer) -> Option<ErrorCode> {
@@ -187,6 +187,7 @@ fn attempt(reason: Option<String>) -> Attempt {
     Attempt {
         from: 1,
         successor_pid: 2,
+        instance: None,
         outcome: Outcome::Failed,
         reason,
         began_unix_ms: 0,

@@ -45,6 +45,10 @@ pub const MAX_STATE: u64 = 1 << 40;
 pub const MAX_SCHEMAS: usize = 64;
 /// The most services a successor may name.
 pub const MAX_SERVICES: usize = 16;
+/// The longest name of an instance, in bytes: that of a container is 64 hexadecimal digits.
+pub const MAX_INSTANCE: usize = 128;
+/// How many superseded instances a service remembers.
+pub const MAX_SUPERSEDED: usize = 64;
 /// The longest file name of a control socket, in bytes: a longer path is reached through
 /// `/proc/self/fd/N/NAME`, and a socket address holds 107 bytes. See `unix(7)`.
 pub const MAX_FILE_NAME: usize = 80;
@@ -257,7 +261,7 @@ pub struct Entry {
     /// The name.
     pub name: Name,
     /// Its place among the descriptors of this name, from 0.
-    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "strict::number_or_zero")]
+    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "strict::or_default")]
     pub index: u32,
     /// What it is.
     #[serde(deserialize_with = "strict::word")]
@@ -345,6 +349,8 @@ pub enum ErrorCode {
     Schema,
     /// A service of another name than those that the successor takes over.
     Name,
+    /// The successor is an instance that another one has superseded.
+    Superseded,
     /// Descriptors did not arrive, or are not what the manifest says.
     Descriptors,
     /// The peer took too long.
@@ -409,6 +415,13 @@ pub struct Attempt {
     pub from: u64,
     /// The successor's process id, as it sees itself.
     pub successor_pid: u32,
+    /// The successor's instance, if it has said one.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_text::<MAX_INSTANCE, _>"
+    )]
+    pub instance: Option<String>,
     /// How it ended.
     #[serde(deserialize_with = "strict::word")]
     pub outcome: Outcome,
@@ -761,8 +774,14 @@ pub struct Receive {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<Vec<String>>,
     /// Whether it is a keeper: it holds everything, serves nobody, and gives it to the next process.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_false", deserialize_with = "strict::or_default")]
     pub standby: bool,
+    /// Who it is to its operator: its container, its unit. Absent where nothing is certain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Whether it takes the service though it was superseded.
+    #[serde(default, skip_serializing_if = "is_false", deserialize_with = "strict::or_default")]
+    pub take: bool,
 }
 
 /// The fields of `received`.
@@ -812,6 +831,13 @@ pub struct Hello {
     /// Whether somebody has chosen the name; `false` where it is merely the program's. Absent: yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named: Option<bool>,
+    /// The instance that serves; of a kept service, the one that has served last.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_text::<MAX_INSTANCE, _>"
+    )]
+    pub instance: Option<String>,
 }
 
 /// The fields of the answer to `help`.
@@ -847,6 +873,13 @@ pub struct SuccessorStatus {
     /// Its last word on how its initialisation goes.
     #[serde(default, deserialize_with = "strict::optional_text::<MAX_TEXT, _>")]
     pub progress: Option<String>,
+    /// Its instance, if it has said one.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_text::<MAX_INSTANCE, _>"
+    )]
+    pub instance: Option<String>,
 }
 
 /// The drain of the generation before this one, in `status`.
@@ -918,6 +951,13 @@ pub struct Status {
     /// Who keeps the service for the case that this process ends.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_object")]
     pub keeper: Option<KeeperStatus>,
+    /// As in `hello`.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_text::<MAX_INSTANCE, _>"
+    )]
+    pub instance: Option<String>,
     /// What is known of a service that this process, a keeper, has, and that nobody serves.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_object")]
     pub kept: Option<KeptStatus>,
@@ -1001,6 +1041,16 @@ pub struct Offer {
     /// The last attempts at a handoff, oldest first.
     #[serde(deserialize_with = "strict::objects")]
     pub history: Vec<Attempt>,
+    /// The instance that serves, or has served last.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_text::<MAX_INSTANCE, _>"
+    )]
+    pub instance: Option<String>,
+    /// Those that were superseded, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "strict::or_default")]
+    pub superseded: Vec<String>,
 }
 
 /// The fields of `descriptors`.

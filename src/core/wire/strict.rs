@@ -48,9 +48,11 @@ pub(super) fn optional_text<'de, const MAX: usize, D: Deserializer<'de>>(
     Ok(Option::deserialize(deserializer)?.map(|Bounded::<MAX>(text)| text))
 }
 
-/// A number, or `null` for 0. Beside it belongs `default`.
+/// What is there, or `null` for what stands for nothing: 0, `false`, an empty list. Beside it belongs `default`.
 // M15
-pub(super) fn number_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+pub(super) fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 

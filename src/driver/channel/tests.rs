@@ -29,6 +29,8 @@ fn receive() -> Receive {
         fingerprints: None,
         services: None,
         standby: false,
+        instance: None,
+        take: false,
     }
 }
 
@@ -110,6 +112,8 @@ fn gift() -> crate::core::Gift<OwnedFd> {
         active_timeout_ms: 1,
         drain_timeout_ms: 10_000,
         history: vec![],
+        instance: None,
+        superseded: vec![],
     };
     crate::core::Gift { offer, pidfd: None, descriptors: VecDeque::new(), snapshot: None }
 }

@@ -12,6 +12,7 @@ fn generation(path: &std::path::Path) -> Generation {
     let listener = UnixListener::bind(path).unwrap();
     listener.set_nonblocking(true).unwrap();
     let origin = Origin {
+        lineage: crate::core::Lineage::default(),
         number: 1,
         paths: [place.look().unwrap(), None],
         unwanted: Vec::new(),

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::kept::Left;
 use crate::config::Config;
 use crate::core::wire::{self, Entry, FileId};
-use crate::core::{Cause, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
+use crate::core::{Cause, Lineage, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
 use crate::driver::arbiter::Arbiter;
 use crate::driver::channel::Link;
 use crate::driver::descriptor::{Inheritable, Unclaimed, named, serves};
@@ -279,6 +279,16 @@ impl Source {
             Source::Predecessor(claim) => claim.offer.generation + 1,
             Source::Left(left) => left.generation,
         }
+    }
+
+    /// Whose the service is to be, and was: a keeper changes nothing about that.
+    pub(super) fn lineage(&self, config: &Config) -> Lineage {
+        let before = match self {
+            Source::Cold(_) => Lineage::default(),
+            Source::Left(left) => left.lineage.clone(),
+            Source::Predecessor(claim) => Lineage::new(claim.offer.instance.clone(), claim.offer.superseded.clone()),
+        };
+        if config.standby { before.kept() } else { before.taken_over_by(config.own_instance()) }
     }
 
     /// What the path leads to while it is ours: what a cold start has bound; or what the predecessor says, and what this

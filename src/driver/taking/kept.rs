@@ -8,8 +8,8 @@ use std::time::Instant;
 use super::Inherited;
 use super::inherited::Source;
 use crate::config::Config;
-use crate::core::Packet;
-use crate::core::wire::{Attempt, Entry, FileId};
+use crate::core::wire::{Attempt, Entry, FileId, Receive};
+use crate::core::{Lineage, Packet};
 use crate::driver::arbiter::{Arbiter, Claim, or_none};
 use crate::driver::descriptor::{Shared, Unclaimed};
 use crate::driver::generation::Generation;
@@ -43,6 +43,7 @@ pub(crate) struct Owner {
     pidfd: Option<OwnedFd>,
     paths: [Option<FileId>; 2],
     history: Vec<Attempt>,
+    lineage: Lineage,
     laps: Laps,
 }
 
@@ -52,6 +53,7 @@ pub(super) struct Left {
     pub(super) generation: u64,
     pub(super) paths: [Option<FileId>; 2],
     pub(super) history: Vec<Attempt>,
+    pub(super) lineage: Lineage,
     pub(super) laps: Laps,
 }
 
@@ -71,6 +73,7 @@ impl Kept {
             pidfd,
             paths: [claim.offer.path, claim.found_at],
             history: claim.offer.history.clone(),
+            lineage: Lineage::new(claim.offer.instance.clone(), claim.offer.superseded.clone()),
             laps: Laps::new(claim.laps.began),
         };
         let sockets = std::mem::take(&mut inherited.unclaimed).into_all();
@@ -100,6 +103,7 @@ impl Kept {
                 pidfd: None,
                 paths: inherited.source.paths(),
                 history: Vec::new(),
+                lineage: Lineage::default(),
                 laps: Laps::new(Instant::now()),
             },
             snapshot: None,
@@ -119,15 +123,16 @@ impl Kept {
     pub(crate) fn given_by(
         &mut self,
         generation: &Generation,
-        pid: u32,
+        to: &Receive,
         pidfd: Option<OwnedFd>,
     ) -> std::io::Result<()> {
         let control = generation.control();
         self.control = control.listener.try_clone()?;
         self.arbiter.clone_from(&generation.arbiter);
         self.owner.generation = generation.number.saturating_add(1);
-        self.owner.pid = pid;
+        self.owner.pid = to.pid;
         self.owner.pidfd = pidfd;
+        self.owner.lineage = generation.lineage.clone().taken_over_by(to.instance.clone());
         self.owner.paths = [control.path, None];
         self.owner.history = generation.history();
         Ok(())
@@ -168,6 +173,7 @@ impl Kept {
                 generation,
                 paths: self.owner.paths,
                 history: self.owner.history.clone(),
+                lineage: self.owner.lineage.clone(),
                 laps: Laps { transferred: Some(Instant::now()), ..Laps::new(self.owner.laps.began) },
             }),
         }))

@@ -41,9 +41,10 @@ impl Inherited {
         }
         let unwanted = self.unclaimed.paths();
         drop(self.unclaimed);
-        let (number, paths) = (self.source.generation(), self.source.paths());
+        let (number, paths, lineage) =
+            (self.source.generation(), self.source.paths(), self.source.lineage(&self.config));
         let arbiter = self.arbiter.or_else(|| or_none(Arbiter::new(number)));
-        let origin = Origin { number, paths, unwanted, named: self.named, operated: self.operated, arbiter };
+        let origin = Origin { number, paths, unwanted, named: self.named, operated: self.operated, arbiter, lineage };
         let generation = Generation::new(self.config, self.place, self.control, origin)
             .map_err(Error::io("set up the new generation"));
         let generation = Arc::new(self.source.noted(generation)?);
@@ -199,7 +200,10 @@ impl Readied {
             claim.laps.active = claim.link.as_ref().and_then(Link::claimed);
             let since = takeover.release.as_ref().and_then(|release| since(release, file::time_namespace()));
             claim.laps.released = since.and_then(|since| Instant::now().checked_sub(since));
-            let attempt = claim.laps.attempt(claim.offer.generation, std::process::id(), outcome);
+            let attempt = Attempt {
+                instance: generation.lineage.instance().filter(|_| !generation.config.standby).map(str::to_owned),
+                ..claim.laps.attempt(claim.offer.generation, std::process::id(), outcome)
+            };
             pause_us = attempt.pause_us;
             remember(&mut history, attempt);
 

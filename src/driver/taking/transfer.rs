@@ -62,6 +62,9 @@ impl Transfer {
             fingerprints: config.fingerprints()?,
             services: config.services(),
             standby: config.standby,
+            // A keeper is nobody's instance.
+            instance: config.own_instance().filter(|_| !config.standby),
+            take: config.takes(),
         };
         let began = Instant::now();
         let role = Successor::new(receive, config.timeouts.waits(), began);

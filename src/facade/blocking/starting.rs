@@ -10,6 +10,7 @@ use crate::facade::HandoffBuilder;
 use crate::facade::blocking::handoff::Handoff;
 use crate::facade::blocking::receive::handoff_receive;
 use crate::facade::form::{self, Blocking};
+use crate::facade::keeper::{self, Keeper};
 use crate::facade::starting::Parts;
 use crate::state::Received;
 
@@ -22,6 +23,9 @@ pub type Starting = form::Starting<Blocking>;
 impl HandoffBuilder<Handoff> {
     /// Takes over from the process that runs at the control socket, or begins a cold start.
     ///
+    /// An instance that another one has superseded ([`Config::instance`](crate::Config::instance)) does not come back: it waits here as a
+    /// [`Keeper`](crate::Keeper), until this process ends.
+    ///
     /// # Errors
     ///
     /// As [`handoff_receive`].
@@ -29,7 +33,10 @@ impl HandoffBuilder<Handoff> {
         let (config, how) = self.plan();
         let caught = Caught::new(&how.operation.stop_on, &how.operation.upgrade_on)?;
         let early = EarlyStop::begin(Arc::new(caught))?;
-        Starting::begin(handoff_receive(config)?, how, early)
+        match handoff_receive(config.clone()) {
+            Err(error) if keeper::is_superseded(&error) => Err(Keeper::instead_of(config, &error).for_ever()),
+            received => Starting::begin(received?, how, early),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub use event::{KeeperEvent, KeptSince};
 
 use crate::config::Config;
 use crate::core::StateTries;
-use crate::core::wire::KeptStatus;
+use crate::core::wire::{ErrorCode, KeptStatus};
 use crate::driver::SignalKind;
 use crate::driver::descriptor::Shared;
 use crate::driver::generation::Generation;
@@ -73,6 +73,19 @@ impl Keeper {
         Keeper { config, sockets: Vec::new(), state_tries: STATE_TRIES, hears: Box::new(|_| ()) }
     }
 
+    /// One that a superseded service becomes.
+    pub(crate) fn instead_of(config: Config, error: &Error) -> Keeper {
+        tracing::warn!(event = "superseded", %error, "this instance waits as a keeper");
+        Keeper::new(config)
+    }
+
+    /// Keeps the service for as long as this process lives, or until that cannot be.
+    pub(crate) fn for_ever(self) -> Error {
+        let never = signal().map(|never| Stop::Asked(Arc::new(never)));
+        let kept = never.and_then(|never| Keeping::new(self, never)).and_then(Keeping::run);
+        kept.err().unwrap_or(Error::Stopped)
+    }
+
     /// Where no service runs, binds a TCP listener of this name, and gives it to the first process that starts. So the sockets are
     /// there before the service is, and are those of the keeper's network namespace. Port 0 stands for any port.
     #[must_use]
@@ -115,9 +128,18 @@ impl Keeper {
     ///
     /// Where there is no thread, or no descriptor, to be had. What goes wrong later is an error of `stop`.
     pub fn start(self) -> Result<RunningKeeper> {
+        self.start_telling(|| ())
+    }
+
+    /// As [`Keeper::start`]; `ended` is called when it has ended, by itself or not.
+    pub(crate) fn start_telling(self, ended: impl FnOnce() + Send + 'static) -> Result<RunningKeeper> {
         let asked = Arc::new(signal()?);
         let keeping = Keeping::new(self, Stop::Asked(Arc::clone(&asked)))?;
-        let thread = Builder::new().name("fd-handoff-keep".to_owned()).spawn(move || keeping.run());
+        let thread = Builder::new().name("fd-handoff-keep".to_owned()).spawn(move || {
+            let kept = keeping.run();
+            ended();
+            kept
+        });
         let thread = thread.map_err(Error::io("start the thread that keeps the service"))?;
         Ok(RunningKeeper { asked, thread: Some(thread) })
     }
@@ -153,6 +175,11 @@ impl Drop for RunningKeeper {
             tracing::error!(event = "keeper_failed", %error, "the service was not kept");
         }
     }
+}
+
+/// Whether a service was not taken over because another instance has superseded this one.
+pub(crate) fn is_superseded(error: &Error) -> bool {
+    matches!(error, Error::Refused { code: ErrorCode::Superseded, .. })
 }
 
 /// What ends a keeper.
@@ -475,7 +502,7 @@ impl Keeping {
         let pid = giving.successor().pid;
         self.say(&KeeperEvent::Given { pid });
         if let Some(kept) = &mut self.kept {
-            if let Err(error) = kept.given_by(generation, pid, giving.successor_pidfd()) {
+            if let Err(error) = kept.given_by(generation, giving.successor(), giving.successor_pidfd()) {
                 self.say_once(&error.to_string());
             }
         }

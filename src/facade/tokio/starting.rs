@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use super::handoff::{ENDING, Handoff, Idle};
 use super::receive::handoff_receive;
+use crate::config::Config;
 use crate::driver::early_stop::EarlyStop;
 use crate::driver::generation::Generation;
 use crate::driver::signals::Caught;
 use crate::driver::worker::Surround;
-use crate::error::{Result, StateError};
+use crate::error::{Error, Result, StateError};
 use crate::facade::HandoffBuilder;
 use crate::facade::form::{self, Tokio};
+use crate::facade::keeper::{self, Keeper};
 use crate::facade::starting::Parts;
 use crate::state::Received;
 
@@ -30,8 +32,23 @@ impl HandoffBuilder<Handoff> {
         let (config, how) = self.plan();
         let caught = Caught::new(&how.operation.stop_on, &how.operation.upgrade_on)?;
         let early = EarlyStop::begin(Arc::new(caught))?;
-        Starting::begin(handoff_receive(config).await?, how, early)
+        match handoff_receive(config.clone()).await {
+            Err(error) if keeper::is_superseded(&error) => Err(keep_for_ever(config, &error).await),
+            received => Starting::begin(received?, how, early),
+        }
     }
+}
+
+/// For as long as this is waited for, or until it cannot be.
+async fn keep_for_ever(config: Config, superseded: &Error) -> Error {
+    let (alive, ended) = ::tokio::sync::oneshot::channel::<()>();
+    let running = match Keeper::instead_of(config, superseded).start_telling(|| drop(alive)) {
+        Ok(running) => running,
+        Err(error) => return error,
+    };
+    // It says that nobody is there any more to say something.
+    let _ = ended.await;
+    running.stop().err().unwrap_or(Error::Stopped)
 }
 
 impl Starting {

@@ -14,6 +14,7 @@ fn attempt(lap: Option<u64>, reason: Option<&str>) -> Attempt {
     Attempt {
         from: 1,
         successor_pid: 2,
+        instance: reason.map(str::to_owned),
         outcome: Outcome::TakenBack,
         reason: reason.map(str::to_owned),
         began_unix_ms: 3,
@@ -44,6 +45,8 @@ fn client_frames() -> Vec<ClientFrame> {
             fingerprints: Some(vec![u64::MAX]),
             services: Some(vec![text.clone()]),
             standby: true,
+            instance: Some(text.clone()),
+            take: true,
         }
         .into(),
         Received { batch: 65 }.into(),
@@ -81,6 +84,7 @@ fn server_frames() -> Vec<ServerFrame> {
             generation: u64::MAX,
             phase: Phase::Stranded,
             named: Some(false),
+            instance: Some(text()),
         }
         .into(),
         HelpText { words }.into(),
@@ -94,9 +98,15 @@ fn server_frames() -> Vec<ServerFrame> {
             fds: vec![fd],
             fd_count: 9,
             history: history.clone(),
-            successor: Some(SuccessorStatus { pid: 1, version: text(), progress: Some(text()) }),
+            successor: Some(SuccessorStatus {
+                pid: 1,
+                version: text(),
+                progress: Some(text()),
+                instance: Some(text()),
+            }),
             predecessor: Some(PredecessorStatus { pid: 2, connections: Some(3) }),
             path_lost: Some(text()),
+            instance: Some(text()),
             keeper: Some(KeeperStatus { pid: 1, holds: true }),
             kept: Some(KeptStatus { for_ms: 1, reason: text(), waiting: 2 }),
         }
@@ -126,6 +136,8 @@ fn server_frames() -> Vec<ServerFrame> {
             active_timeout_ms: 7,
             drain_timeout_ms: u64::MAX,
             history,
+            instance: Some(text()),
+            superseded: vec![text()],
         }
         .into(),
         Descriptors { batch: 0, entries: vec![full.into(), bare.into()] }.into(),
@@ -170,7 +182,10 @@ fn every_frame_comes_back_with_unknown_fields_around_it() {
 #[test]
 fn a_frame_without_a_field_that_it_needs_is_malformed() {
     // An Option may be absent.
-    const OPTIONAL: [&str; 24] = [
+    const OPTIONAL: [&str; 27] = [
+        "instance",
+        "take",
+        "superseded",
         "standby",
         "keeper",
         "kept",
