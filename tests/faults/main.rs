@@ -18,6 +18,7 @@ mod clients;
 mod echo;
 #[path = "../../examples/http.rs"]
 mod http;
+mod keepers;
 mod load;
 mod process;
 mod rows;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     match args.next().as_deref() {
         Some("http") => ended(serve()),
         Some("echo") => ended(echo::run(args)),
+        Some("keep") => ended(keep(args)),
         // What test runners ask of every test program; nothing here is ignored.
         Some("--list" | "--ignored") => ExitCode::SUCCESS,
         _ => test(),
@@ -77,6 +79,15 @@ fn ending() -> Option<String> {
     matches!(fault, "error" | "return").then(|| fault.to_owned())
 }
 
+/// A keeper of the service at this path.
+fn keep(mut args: impl Iterator<Item = String>) -> fd_handoff::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let path = args.next().unwrap_or_default();
+    let config =
+        fd_handoff::Config::new(path).timeouts(|timeouts| timeouts.active = std::time::Duration::from_secs(60));
+    fd_handoff::Keeper::new(config).run()
+}
+
 fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,12 +103,19 @@ fn test() -> ExitCode {
     let wanted = std::env::var("FD_HANDOFF_ROWS").unwrap_or_default();
     let all = PROGRAMS.into_iter().flat_map(|program| rows::of(program).into_iter().map(move |row| (program, row)));
     let rows: Vec<(Program, Row)> = all.filter(|(_, row)| row.line().contains(&wanted)).collect();
-    let results = run_all(&rows);
+    let results = run_all(rows.len(), |number| run(number, rows[number]));
     for ((program, row), result) in rows.iter().zip(&results) {
         println!("| {program:?} {} {}", row.line(), shown(result));
     }
     let failed = results.iter().filter(|result| result.is_err()).count();
-    println!("{} rows, {failed} failed, {:.0} s", rows.len(), began.elapsed().as_secs_f64());
+    let kept: Vec<keepers::Row> = keepers::rows().into_iter().filter(|row| row.line().contains(&wanted)).collect();
+    let results = run_all(kept.len(), |number| run_keeper(number, kept[number]));
+    for (row, result) in kept.iter().zip(&results) {
+        let shown = result.as_ref().map_or_else(|error| format!("FAILED: {error}"), |()| "ok".to_owned());
+        println!("{} {shown} |", row.line());
+    }
+    let failed = failed + results.iter().filter(|result| result.is_err()).count();
+    println!("{} rows, {failed} failed, {:.0} s", rows.len() + kept.len(), began.elapsed().as_secs_f64());
     let soaked = if wanted.is_empty() || wanted == "soak" { soak() } else { Ok(()) };
     if let Err(error) = &soaked {
         println!("many handoffs in a row: FAILED: {error}");
@@ -116,15 +134,15 @@ fn shown(result: &Check<Seen>) -> String {
     }
 }
 
-/// Runs the rows, several at once, and returns their results in order.
-fn run_all(rows: &[(Program, Row)]) -> Vec<Check<Seen>> {
-    let next = Mutex::new(0..rows.len());
+/// Runs so many, several at once, and returns their results in order.
+fn run_all<T: Send>(count: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let next = Mutex::new(0..count);
     let results = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(number) = take(&next) {
-                    let result = run(number, rows[number]);
+                    let result = run(number);
                     results.lock().expect("no row panics").push((number, result));
                 }
             });
@@ -133,6 +151,14 @@ fn run_all(rows: &[(Program, Row)]) -> Vec<Check<Seen>> {
     let mut results = results.into_inner().expect("no row panics");
     results.sort_by_key(|(number, _)| *number);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn run_keeper(number: usize, row: keepers::Row) -> Check {
+    /// Behind all those of the other rows.
+    const FIRST: usize = 250 * 200;
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let place = place(Program::Http, FIRST + number, directory.path());
+    keepers::run(row, place.clone()).map_err(|error| with_log(&error, &place))
 }
 
 fn take(numbers: &Mutex<std::ops::Range<usize>>) -> Option<usize> {
@@ -205,6 +231,12 @@ fn table() -> String {
                 text.push('\n');
             }
         }
+    }
+    text.push_str("\n## A service with a keeper\n\n| the service | side | point | fault | serves then |\n");
+    text.push_str("| --- | --- | --- | --- | --- |\n");
+    for row in keepers::rows() {
+        text.push_str(&row.line());
+        text.push('\n');
     }
     text
 }

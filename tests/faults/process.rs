@@ -72,8 +72,14 @@ impl Process {
         Process::spawn(place, timeouts, fault).map_err(|error| format!("cannot start the service: {error}"))
     }
 
+    /// Starts a keeper of the service, with a fault.
+    pub(crate) fn keep(place: &Place, fault: Option<&str>) -> Check<Process> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("keep").arg(&place.control);
+        Process::run(command, place, fault).map_err(|error| format!("cannot start a keeper: {error}"))
+    }
+
     fn spawn(place: &Place, timeouts: &str, fault: Option<&str>) -> std::io::Result<Process> {
-        let log = File::options().create(true).append(true).open(&place.log)?;
         let mut command = Command::new("/proc/self/exe");
         match place.program {
             Program::Http => {
@@ -88,6 +94,11 @@ impl Process {
                     .args([timeouts, &place.more.to_string()]);
             }
         }
+        Process::run(command, place, fault)
+    }
+
+    fn run(mut command: Command, place: &Place, fault: Option<&str>) -> std::io::Result<Process> {
+        let log = File::options().create(true).append(true).open(&place.log)?;
         command.env("RUST_LOG", "info").env("RUST_BACKTRACE", "0").env_remove("FD_HANDOFF_FAULT");
         if let Some(fault) = fault {
             command.env("FD_HANDOFF_FAULT", fault);
