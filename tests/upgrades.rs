@@ -430,8 +430,8 @@ fn the_service_manager_hears_who_serves(form: Form) {
         command.env("NOTIFY_SOCKET", &path);
         command
     });
-    let serves = |pid: u32| format!("MAINPID={pid}\nREADY=1\n");
-    assert_eq!(hears(), serves(world.pid()));
+    let serves = |pid: u32| format!("MAINPID={pid}\nREADY=1\nSTATUS=");
+    assert_eq!(hears(), format!("{}generation 1 serves\n", serves(world.pid())));
 
     // One that fails: the reload that has begun ends.
     world.next("a role that there is not");
@@ -444,15 +444,18 @@ fn the_service_manager_hears_who_serves(form: Form) {
     assert_completed(&world.upgrade(None));
     world.hears(&["serving 2", "exits 1"]);
     let mut heard: Vec<String> = (0..4).map(|_| hears()).collect();
-    let status = format!("{}STATUS=the successor serves\n", serves(world.pid()));
+    let status = ["generation 2 serves", "the successor serves"];
+    let status = status.map(|status| format!("{}{status}\n", serves(world.pid())));
     // The two processes say it at the same time.
     heard[2..].sort();
     assert!(heard[..2].iter().all(|words| words.starts_with("RELOADING=1\nMONOTONIC_USEC=")), "{heard:?}");
-    assert_eq!(heard[2..], [serves(world.pid()), status]);
+    assert_eq!(heard[2..], status);
 
     world.client().stop().unwrap();
     world.hears(&["exits 2"]);
-    assert_eq!(hears(), "STOPPING=1\n");
+    let stopping = hears();
+    assert!(stopping.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC="), "{stopping}");
+    assert!(stopping.ends_with("\nSTATUS=stopping: connections are ending\n"), "{stopping}");
 }
 
 #[test]

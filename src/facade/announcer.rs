@@ -19,9 +19,10 @@ pub(crate) struct Announcer {
 impl Announcer {
     /// This process serves, and no other one does. A service that cannot tell so serves all the same, so a failure is
     /// only logged. Returns whether everybody knows.
-    pub(crate) fn serving(&self) -> bool {
+    #[cfg_attr(not(feature = "systemd"), allow(unused_variables, reason = "a file has no room for it"))]
+    pub(crate) fn serving(&self, generation: u64) -> bool {
         #[cfg(feature = "systemd")]
-        manager::notify(&[manager::Word::MainPid(std::process::id()), manager::Word::Ready]);
+        manager::notify(&manager::serving(generation));
         let Some(path) = &self.pidfile else { return true };
         let written = write(path);
         if let Err(error) = &written {
@@ -29,6 +30,16 @@ impl Announcer {
             tracing::error!(event = "pidfile_failed", %path, %error, "cannot write the pidfile; it will be tried again");
         }
         written.is_ok()
+    }
+
+    /// How far the initialisation is, which has so long from here on.
+    #[cfg_attr(
+        not(feature = "systemd"),
+        allow(unused_variables, clippy::unused_self, reason = "there is no other manager")
+    )]
+    pub(crate) fn starting(&self, message: &str, limit: Duration) {
+        #[cfg(feature = "systemd")]
+        manager::notify(&manager::starting(message, limit));
     }
 
     /// What a handoff of this process's is at, for the service manager. A successor that reports has until `ready` from then
@@ -39,10 +50,11 @@ impl Announcer {
         manager::notify(&manager::words(event, ready));
     }
 
-    /// This process was told to stop.
-    pub(crate) fn stopping(&self) {
+    /// This process was told to stop, which may take so long.
+    #[cfg_attr(not(feature = "systemd"), allow(unused_variables, reason = "there is no other manager"))]
+    pub(crate) fn stopping(&self, limit: Duration) {
         #[cfg(feature = "systemd")]
-        manager::notify(&[manager::Word::Stopping]);
+        manager::notify(&manager::stopping(limit));
     }
 
     /// Nobody serves any more.

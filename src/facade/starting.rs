@@ -94,7 +94,7 @@ impl<F: Form> Starting<F> {
             generation.holds(move |stand_in| held.let_go(stand_in));
             let (telling, ready) = (announcer.clone(), generation.config.timeouts.ready);
             generation.tells(move |event| telling.tell(event, ready));
-            let announcing = announcer.clone();
+            let (announcing, ending_soon, number) = (announcer.clone(), announcer.clone(), generation.number);
             let stopped = move || {
                 bound.remove_paths();
                 announcer.stopped();
@@ -103,7 +103,8 @@ impl<F: Form> Starting<F> {
                 hooks,
                 offer: Box::new(move || registry::offer(&sockets.table())),
                 connections: Box::new(move || F::count(&connections)),
-                serving: Box::new(move || announcing.serving()),
+                serving: Box::new(move || announcing.serving(number)),
+                stopping: Box::new(move |limit| ending_soon.stopping(limit)),
                 stopped: Box::new(stopped),
                 surround,
                 drain,
@@ -335,8 +336,10 @@ impl<F: Form> Starting<F> {
         self.inheritance.take_all(name)
     }
 
-    /// Tells the predecessor how the initialisation goes, and begins its ready deadline anew.
+    /// Tells the predecessor how the initialisation goes, and begins its ready deadline anew. With the feature `systemd` the
+    /// service manager that has started this process hears it as well, and waits as long from here on.
     pub fn progress(&mut self, message: &str) {
+        self.announcer.starting(message, self.inheritance.inherited.ready_timeout());
         self.inheritance.progress(message);
     }
 

@@ -1,4 +1,4 @@
-//! Clients of a service in a machine, each request on a connection of its own.
+//! Clients of a service in a machine, each request on a connection of its own, and connections that are kept.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -57,17 +57,45 @@ impl Load {
 
 fn visit() -> Sample {
     let mut connection = TcpStream::connect(served_at()).map_err(|error| format!("refused: {error}"))?;
-    ask(&mut connection).map_err(|error| format!("lost: {error}"))
+    ask(&mut connection, "close").map_err(|error| format!("lost: {error}"))
 }
 
-/// One request, and its answer.
-fn ask(connection: &mut TcpStream) -> io::Result<()> {
+/// One request, and its answer. While the service drains, it closes the connection after that.
+fn ask(connection: &mut TcpStream, then: &str) -> io::Result<()> {
     connection.set_read_timeout(Some(PATIENCE))?;
-    connection.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer)?;
-    if answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("}\n") {
-        return Ok(());
+    write!(connection, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: {then}\r\n\r\n")?;
+    let mut answer = Vec::new();
+    // A body is one line of JSON.
+    while !answer.ends_with(b"}\n") {
+        let mut bytes = [0; 1024];
+        match connection.read(&mut bytes)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => answer.extend_from_slice(&bytes[..count]),
+        }
     }
-    Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("answered {answer:?}")))
+    if answer.starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(io::Error::other(format!("answered {answer:?}"))) }
+}
+
+/// A connection that its client keeps.
+pub(crate) struct Kept(TcpStream);
+
+impl Kept {
+    /// So many, each of which was answered once.
+    pub(crate) fn open(machine: &Machine, count: usize) -> Check<Vec<Kept>> {
+        let network = machine.network();
+        let open = move || {
+            let mut connection = TcpStream::connect(served_at())?;
+            ask(&mut connection, "keep-alive").map(|()| Kept(connection))
+        };
+        let all = move || {
+            network.enter();
+            (0..count).map(|_| open()).collect::<io::Result<_>>()
+        };
+        thread::spawn(all).join().unwrap().map_err(|error| format!("cannot open a connection: {error}"))
+    }
+
+    /// It is answered once more.
+    pub(crate) fn answered_once_more(mut self) -> Check {
+        ask(&mut self.0, "keep-alive").map_err(|error| format!("a kept connection was cut: {error}"))
+    }
 }

@@ -9,11 +9,20 @@ mod example;
 mod load;
 mod machine;
 mod reloads;
+mod stops;
 
 use clients::{Check, require, until};
 use machine::{Debian, Machine};
 
 const SOCKET: &str = "/run/app/handoff.sock";
+
+/// A new process has three seconds to be ready.
+fn unit(how: &str) -> String {
+    let service = format!(
+        "/srv/bin/http --listen 127.0.0.1:8080 --control {SOCKET} --drain 3000 --timeouts ready=3000,probation=200"
+    );
+    format!("[Service]\n{how}\nExecStart={service}\nRuntimeDirectory=app\n")
+}
 
 /// What a test has found, for whoever reads its output; or what is wrong, with all that the journal has.
 fn report(machine: &Machine, found: Check<String>) {

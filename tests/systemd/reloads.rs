@@ -1,14 +1,9 @@
 //! `systemctl reload` is an upgrade. `NotifyAccess=main`, the default, is enough for it.
 
-use crate::load::Load;
-use crate::{Check, Debian, Machine, SOCKET, main_pid, report, require, until};
+use std::time::{Duration, Instant};
 
-/// A new process has three seconds to be ready.
-fn unit(how: &str) -> String {
-    let service =
-        format!("/srv/bin/http --listen 127.0.0.1:8080 --control {SOCKET} --drain 3000 --timeouts ready=3000");
-    format!("[Service]\n{how}\nExecStart={service}\nRuntimeDirectory=app\n")
-}
+use crate::load::Load;
+use crate::{Check, Debian, Machine, SOCKET, main_pid, report, require, unit, until};
 
 /// `reload` asks by the command, which waits, and says how it went.
 const BY_COMMAND: &str = "Type=notify\nExecReload=/srv/bin/handoff upgrade /run/app/handoff.sock";
@@ -48,6 +43,24 @@ fn a_reload_by_signal_that_fails_ends() {
     let notify_reload = "Type=notify-reload\nReloadSignal=SIGHUP";
     let machine = Machine::boot(Debian::Trixie, &[("app.service", &unit(notify_reload))]);
     report(&machine, failing_reload_by_signal(&machine));
+}
+
+#[test]
+#[ignore = "needs systemd"]
+fn a_start_and_a_reload_that_say_how_far_they_are_may_take_longer_than_systemd_waits() {
+    let slow = unit(&format!("{BY_COMMAND}\nTimeoutStartSec=1")).replace("--drain", "--slow-start 2500 --drain");
+    let machine = Machine::boot(Debian::Trixie, &[("app.service", &slow)]);
+    report(&machine, slow_reload(&machine));
+}
+
+fn slow_reload(machine: &Machine) -> Check<String> {
+    machine.does(&["start", "app.service"])?;
+    let began = Instant::now();
+    machine.does(&["reload", "app.service"])?;
+    let took = began.elapsed();
+    serves(machine, 2)?;
+    require(took > Duration::from_millis(2500), || format!("the reload returned after {took:?}"))?;
+    Ok(format!("a reload of {took:?} with TimeoutStartSec=1"))
 }
 
 fn reloads(machine: &Machine, times: u64) -> Check<String> {

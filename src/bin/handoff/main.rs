@@ -11,6 +11,7 @@ mod ready;
 mod status;
 mod stop;
 mod style;
+mod systemd;
 mod table;
 mod upgrade;
 mod watch;
@@ -80,8 +81,10 @@ enum Command {
     Upgrade(upgrade::Options),
     /// Tells the service to stop, and waits until its process has ended
     ///
-    /// What the process held is free then: a start right after it finds its ports, locks and files. On a kernel before
-    /// Linux 6.5 it waits until the service has closed its control socket.
+    /// What the process held is free then: a start right after it finds its ports, locks and files. A new process that takes
+    /// over meanwhile is stopped, too. On a kernel before Linux 6.5 it waits until the service has closed its control socket.
+    ///
+    /// As ExecStop= of a unit it succeeds where no service is left, and leaves one alone that another unit runs.
     Stop(stop::Options),
     /// Says whether the process that serves is one of this container, for health checks and probes
     ///

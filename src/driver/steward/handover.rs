@@ -258,7 +258,7 @@ impl Steward {
     fn resume(&mut self, handover: &mut Handover) -> Option<Duty> {
         let superseded = handover.finish.has_superseded();
         if self.generation.is_stopping() {
-            *handover = Handover::stop(self.waits, superseded);
+            *handover = self.begin_stop(superseded);
             if self.proceeding {
                 handover.proceed();
             }

@@ -55,6 +55,8 @@ pub(crate) struct Application {
     pub(crate) connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Tells those outside that this process serves. Returns whether they know.
     pub(crate) serving: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Tells them that the service stops, and how long that may take at the most.
+    pub(crate) stopping: Box<dyn Fn(Duration) + Send + Sync>,
     /// The service stops: what only an owner may see to, while nobody else can begin to serve.
     pub(crate) stopped: Box<dyn Fn() + Send + Sync>,
     /// What surrounds the application's hooks.
@@ -265,7 +267,7 @@ impl Steward {
         match &mut self.handover {
             None => {
                 self.upgrade.give_up();
-                self.hand_over(Handover::stop(self.waits, false));
+                self.hand_over(self.begin_stop(false));
             }
             Some(handover) => {
                 handover.limit_by_stop(self.generation.stop_limit(self.application.drain));
@@ -274,6 +276,12 @@ impl Steward {
                 }
             }
         }
+    }
+
+    /// Gives the service up to nobody. `superseded`: the application knows already.
+    fn begin_stop(&self, superseded: bool) -> Handover {
+        (self.application.stopping)(self.waits.of_a_stop());
+        Handover::stop(self.waits, superseded)
     }
 
     fn stop_limit(&self) -> Option<Instant> {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::core::wire::{self, Entry, FileId};
@@ -119,6 +119,11 @@ impl Inherited {
             arbiter: None,
             source,
         }
+    }
+
+    /// How long an initialisation may take from the last progress on.
+    pub(crate) fn ready_timeout(&self) -> Duration {
+        self.config.timeouts.ready
     }
 
     /// What a process leaves behind that is told to stop while it initialises.

@@ -10,7 +10,7 @@ use crate::driver::steward::{Duty, Over, Steward};
 use crate::error::{Failure, StateError};
 use crate::facade::blocking::handle::Handle;
 use crate::facade::blocking::listen::{Control, pause};
-use crate::facade::{Announcer, Finish, HandoffBuilder};
+use crate::facade::{Finish, HandoffBuilder};
 use crate::state::Received;
 use crate::sys::event::wait_readable;
 
@@ -49,7 +49,6 @@ pub struct Handoff {
     pub(super) generation: Arc<Generation>,
     pub(super) steward: Steward,
     pub(super) handle: Handle,
-    pub(super) announcer: Announcer,
     /// The application has been told to stop accepting.
     pub(super) superseded: bool,
 }
@@ -189,9 +188,6 @@ impl Handoff {
 
     fn supersede(&mut self) {
         self.superseded = true;
-        if self.generation.is_stopping() {
-            self.announcer.stopping();
-        }
         self.handle.supersede();
     }
 

@@ -66,7 +66,6 @@ impl Starting {
     pub fn ready(self) -> Result<Handoff> {
         let Starting { inheritance, handle, hooks, launch, announcer, drain, early } = self;
         early.is_ready();
-        let announcing = announcer.clone();
         let parts = Parts { handle: handle.clone(), hooks, launch, announcer, drain };
         // Nobody can tell a thread that blocks to end its connection.
         let steward = Starting::steward(parts, None, Duration::ZERO);
@@ -74,6 +73,6 @@ impl Starting {
         drop(early);
         steward.announce();
         let generation = Arc::clone(control.inner());
-        Ok(Handoff { control: Some(control), generation, steward, handle, announcer: announcing, superseded: false })
+        Ok(Handoff { control: Some(control), generation, steward, handle, superseded: false })
     }
 }

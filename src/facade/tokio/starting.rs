@@ -65,14 +65,13 @@ impl Starting {
     pub async fn ready(self) -> Result<Handoff> {
         let Starting { inheritance, handle, hooks, launch, announcer, drain, early } = self;
         early.is_ready();
-        let announcing = announcer.clone();
         let parts = Parts { handle: handle.clone(), hooks, launch, announcer, drain };
         let steward = Starting::steward(parts, Some(within_runtime()), ENDING);
         let steward = |generation: &Arc<Generation>| Idle::new(steward(generation)?);
         let (control, mut idle) = inheritance.ready_with(Some(Arc::clone(early.caught())), steward).await?;
         drop(early);
         idle.steward.announce();
-        Ok(Handoff::new(control, idle, handle, announcing))
+        Ok(Handoff::new(control, idle, handle))
     }
 }
 

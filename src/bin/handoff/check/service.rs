@@ -1,12 +1,12 @@
 //! Who runs there already, compared with who a successor started from here would be.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use fd_handoff::client::Client;
 use nix::unistd::geteuid;
 
 use super::Finding;
+use crate::systemd::Unit;
 
 pub(super) fn look(service: Option<&Client>) -> Vec<Finding> {
     let user = service.map(|service| judge_user(service.uid(), geteuid().as_raw()));
@@ -66,51 +66,13 @@ fn judge_network(own: &str, service: Option<&str>) -> Finding {
 /// What systemd makes of an upgrade, where it runs the service, or else this command.
 fn unit(service: Option<&Client>) -> Option<Finding> {
     let pid = service.and_then(|service| service.process()?.id());
-    let cgroup = fs::read_to_string(pid.map_or("/proc/self/cgroup".to_owned(), |pid| format!("/proc/{pid}/cgroup")));
-    let unit = Unit::of(&cgroup.ok()?)?;
+    let unit = Unit::running(pid)?;
     let properties = unit.properties()?;
     let property = |name: &str| {
         let line = properties.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         line.filter(|value| !value.is_empty())
     };
     Some(judge_unit(&unit.name, property("Type")?, property("NotifyAccess")?))
-}
-
-/// A unit of systemd's that runs a process.
-#[derive(Debug, PartialEq, Eq)]
-struct Unit {
-    name: String,
-    /// It belongs to a user's own service manager.
-    user: bool,
-}
-
-impl Unit {
-    /// The service unit that a process with this `/proc/PID/cgroup` is in. A scope (a login, a container) is none.
-    fn of(cgroup: &str) -> Option<Unit> {
-        cgroup.lines().find_map(|line| {
-            let (_, rest) = line.split_once(':')?;
-            let (controllers, path) = rest.split_once(':')?;
-            matches!(controllers, "" | "name=systemd").then(|| Unit::at(path))?
-        })
-    }
-
-    fn at(path: &str) -> Option<Unit> {
-        let mut parts = path.rsplit('/');
-        let name = parts.find(|part| part.ends_with(".service") || part.ends_with(".scope"))?;
-        let user = parts.any(|part| part.starts_with("user@"));
-        name.ends_with(".service").then(|| Unit { name: name.to_owned(), user })
-    }
-
-    /// What `systemctl show` says of it; nothing where it cannot be asked.
-    fn properties(&self) -> Option<String> {
-        let mut command = Command::new("systemctl");
-        if self.user {
-            command.arg("--user");
-        }
-        command.args(["show", "--property=Type", "--property=NotifyAccess", "--", &self.name]);
-        let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
 }
 
 fn judge_unit(unit: &str, kind: &str, access: &str) -> Finding {
@@ -151,25 +113,6 @@ mod tests {
         let foreign = judge_network("net:[1]", Some("net:[2]"));
         assert_eq!(foreign.verdict, Verdict::Failed);
         assert!(foreign.found.contains("runs in net:[2]"), "{}", foreign.found);
-    }
-
-    #[test]
-    fn the_unit_of_a_process_is_found_in_either_hierarchy() {
-        let found = |cgroup: &str| Unit::of(cgroup).map(|unit| (unit.name, unit.user));
-        let named = |name: &str, user| Some((name.to_owned(), user));
-        assert_eq!(found("0::/system.slice/app.service\n"), named("app.service", false));
-        assert_eq!(found("0::/system.slice/app.service/payload\n"), named("app.service", false));
-        assert_eq!(
-            found("4:memory:/x.service\n1:name=systemd:/system.slice/app.service\n"),
-            named("app.service", false)
-        );
-        let own = "/user.slice/user-1000.slice/user@1000.service";
-        assert_eq!(found(&format!("0::{own}/app.slice/app.service\n")), named("app.service", true));
-        assert_eq!(found(&format!("0::{own}/app.slice/terminal.scope\n")), None);
-        assert_eq!(found("0::/user.slice/user-1000.slice/session-3.scope\n"), None);
-        assert_eq!(found("1:name=systemd:/\n0::/system.slice/app.service\n"), named("app.service", false));
-        assert_eq!(found("0::/\n"), None);
-        assert_eq!(found(""), None);
     }
 
     #[test]
