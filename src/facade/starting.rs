@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use socket2::{Socket, Type};
 
-use crate::core::wire::{Entry, FileId};
-use crate::driver::descriptor::Inheritable;
+use crate::core::wire::{Entry, Kind};
+use crate::driver::descriptor::{Inheritable, Shared, application_name};
 use crate::driver::early_stop::EarlyStop;
 use crate::driver::generation::Generation;
 use crate::driver::hooks::{Hook, Hooks};
@@ -61,6 +61,8 @@ impl<F: Form> Starting<F> {
     /// What the kernel says where connections cannot be counted.
     pub(super) fn begin(mut inheritance: Inheritance<F>, how: Plan, early: EarlyStop) -> Result<Starting<F>> {
         inheritance.inherited.operated = true;
+        let passed = inheritance.inherited.add_passed(how.passed);
+        inheritance.inherited.noted(passed)?;
         early.leave_behind(inheritance.inherited.last_words());
         let connections = F::connections().map_err(Error::io("count connections"));
         let connections = inheritance.inherited.noted(connections)?;
@@ -133,6 +135,10 @@ impl<F: Form> Starting<F> {
 
     /// The inherited listener of this name, or else a new one, bound to `addr`. Port 0 stands for any port.
     ///
+    /// With the feature `systemd`, one that whoever started the service has passed under this name (`LISTEN_FDNAMES`, in a socket
+    /// unit `FileDescriptorName=`) is as good as inherited, and so is one without a name that is bound to `addr`: see
+    /// `sd_listen_fds(3)`. That holds for each call of this type.
+    ///
     /// # Errors
     ///
     /// [`Error::AddressChanged`] where the inherited one is bound elsewhere, and what `bind(2)` says.
@@ -181,8 +187,8 @@ impl<F: Form> Starting<F> {
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<F::UdpSocket> {
         self.under(name, |it| {
-            let socket = registry::udp_socket(&mut it.inheritance.inherited, name, addr, &mut options)?;
-            it.keep(name, &socket, None)?;
+            let (facts, socket) = registry::udp_socket(&mut it.inheritance.inherited, name, addr, &mut options)?;
+            it.keep(&facts, &socket)?;
             F::udp_socket(socket).map_err(waiting_on(name))
         })
     }
@@ -243,7 +249,7 @@ impl<F: Form> Starting<F> {
             let inherited = &mut it.inheritance.inherited;
             let (facts, socket): (_, UnixDatagram) =
                 registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
-            it.keep(name, &socket, facts.path)?;
+            it.keep(&facts, &socket)?;
             F::unix_datagram(socket).map_err(waiting_on(name))
         })
     }
@@ -265,7 +271,11 @@ impl<F: Form> Starting<F> {
             let inherited = &mut it.inheritance.inherited;
             let (facts, socket): (_, OwnedFd) =
                 registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
-            it.keep(name, &socket, facts.path)?;
+            if facts.kind != Kind::UnixSeqpacketListener {
+                let (name, found) = (facts.name.clone(), facts.kind);
+                return Err(Error::WrongKind { name, found, wanted: &[Kind::UnixSeqpacketListener] });
+            }
+            it.keep(&facts, &socket)?;
             Ok(socket)
         })
     }
@@ -284,23 +294,23 @@ impl<F: Form> Starting<F> {
     {
         self.under(name, |it| {
             let (facts, taken) = it.inheritance.inherited.take_or_make(name, make)?;
-            it.keep(name, &taken, facts.path)?;
+            it.keep(&facts, &taken)?;
             Ok(taken)
         })
     }
 
-    /// The inherited listener of this name, or else what `make` makes: one that a service manager has passed, or that was made in a
-    /// way that [`Starting::tcp_listener_with`] has no room for. It is accepted on as any other, and offered to each successor.
+    /// The inherited listener of this name, or else what `make` makes: one that was made in a way that
+    /// [`Starting::tcp_listener_with`] has no room for. It is accepted on as any other, and offered to each successor.
     ///
     /// `make` gives a [`TcpListener`](std::net::TcpListener) or a [`UnixListener`](std::os::unix::net::UnixListener) of the standard
     /// library's; tokio's have `into_std`. The address of an inherited one is not compared with anything, and the path of a Unix
     /// listener is the program's own to remove.
     ///
     /// ```no_run
-    /// # fn passed() -> std::io::Result<std::net::TcpListener> { std::net::TcpListener::bind("127.0.0.1:0") }
+    /// # fn made() -> std::io::Result<std::net::TcpListener> { std::net::TcpListener::bind("127.0.0.1:0") }
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let mut starting = fd_handoff::Handoff::builder("/run/app/handoff.sock").start()?;
-    /// let http = starting.listener_or_else("http", || passed())?;          // asked on a cold start, or where it is new
+    /// let http = starting.listener_or_else("http", || made())?;          // asked on a cold start, or where it is new
     /// while let Some((connection, peer)) = http.accept()? {
     ///     # let _ = (connection, peer);
     /// }
@@ -323,6 +333,41 @@ impl<F: Form> Starting<F> {
             }
             let gated = listener.gated(&it.handle.connections).map_err(waiting_on(name))?;
             Ok(it.accept_behind(facts, gated))
+        })
+    }
+
+    /// All the inherited listeners of this name, in their order, such as those that a socket unit with several `ListenStream=`
+    /// passes: each is accepted on as any other, and all of them are offered to each successor as one group. Empty where there is
+    /// none.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut starting = fd_handoff::Handoff::builder("/run/app/handoff.sock").start()?;
+    /// for http in starting.listeners::<std::net::TcpListener>("http")? {
+    ///     std::thread::spawn(move || while let Ok(Some((connection, peer))) = http.accept() {
+    ///         # let _ = (connection, peer);
+    ///     });
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Inheritance::take_all`].
+    pub fn listeners<L: IntoAcceptor<F>>(&mut self, name: &str) -> Result<Vec<L::Acceptor>> {
+        self.under(name, |it| {
+            let taken: Vec<(Arc<Entry>, L)> = it.inheritance.inherited.take_group(name)?;
+            let Some(passed) = taken.first().map(|(entry, _)| entry.passed) else { return Ok(Vec::new()) };
+            let (mut fds, mut gates, mut acceptors) = (Vec::new(), Vec::new(), Vec::new());
+            for (_, listener) in taken {
+                let gated = listener.gated(&it.handle.connections).map_err(waiting_on(name))?;
+                fds.push(gated.listener);
+                gates.push(gated.gate);
+                acceptors.push(gated.acceptor);
+            }
+            it.handle.registry.add_group(&application_name(name)?, fds, gates, passed);
+            Ok(acceptors)
         })
     }
 
@@ -376,7 +421,21 @@ impl<F: Form> Starting<F> {
         gated.acceptor
     }
 
-    fn keep(&mut self, name: &str, fd: &impl AsFd, path: Option<FileId>) -> Result<()> {
-        self.handle.registry.add(name, vec![registry::copy(name, fd)?], path).map(|_| ())
+    fn keep(&mut self, facts: &Entry, fd: &impl AsFd) -> Result<()> {
+        self.handle.registry.add(facts, registry::copy(facts.name.as_str(), fd)?);
+        Ok(())
+    }
+
+    /// What whoever started this service has passed, and the application does not know, is kept for a successor that does. Where
+    /// the application is to know everything, it is left to be found.
+    pub(super) fn keep_passed(&mut self) {
+        if self.inheritance.inherited.is_strict() {
+            return;
+        }
+        for (name, group) in self.inheritance.inherited.unknown_and_passed() {
+            tracing::info!(event = "kept", %name, "keeping a socket that was passed, and that nobody took, for a successor");
+            let fds = group.into_iter().map(|fd| Arc::new(fd) as Shared).collect();
+            self.handle.registry.add_group(&name, fds, Vec::new(), true);
+        }
     }
 }

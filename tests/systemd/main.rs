@@ -9,6 +9,7 @@ mod example;
 mod load;
 mod machine;
 mod reloads;
+mod sockets;
 mod stops;
 
 use clients::{Check, require, until};

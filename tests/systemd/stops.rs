@@ -4,7 +4,7 @@ use crate::load::Kept;
 use crate::{Check, Debian, Machine, main_pid, report, require, unit, until};
 
 /// What `handoff unit` writes of it.
-const DRAINS: &str = "Type=notify\nExecReload=/srv/bin/handoff upgrade /run/app/handoff.sock\n\
+pub(crate) const DRAINS: &str = "Type=notify\nNotifyAccess=all\nExecReload=/srv/bin/handoff upgrade /run/app/handoff.sock\n\
                       ExecStop=/srv/bin/handoff stop /run/app/handoff.sock";
 
 #[test]

@@ -282,6 +282,10 @@ pub struct Entry {
     /// for one that was passed to it, and for everything else.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_object")]
     pub path: Option<FileId>,
+    /// Whether it was passed to the service by whoever started it, who holds it still: what an application does not know is
+    /// kept for the next one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "strict::flag")]
+    pub passed: bool,
 }
 
 // serde's skip_serializing_if hands over a reference.

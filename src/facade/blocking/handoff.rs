@@ -55,7 +55,8 @@ pub struct Handoff {
 
 impl Handoff {
     /// How to run the service at this control socket. To be called first in `main`: it notes by which path, with what
-    /// arguments and from where the program was started.
+    /// arguments and from where the program was started. With the feature `systemd` it takes the descriptors that `LISTEN_FDS`
+    /// speaks of, once in a process: from then on nothing else in this program may.
     pub fn builder(config: impl Into<Config>) -> HandoffBuilder<Handoff> {
         HandoffBuilder::new(config.into())
     }

@@ -26,7 +26,7 @@ impl HandoffBuilder<Handoff> {
     ///
     /// As [`handoff_receive`].
     pub fn start(self) -> Result<Starting> {
-        let (config, how) = self.plan();
+        let (config, how) = self.plan()?;
         let caught = Caught::new(&how.operation.stop_on, &how.operation.upgrade_on)?;
         let early = EarlyStop::begin(Arc::new(caught))?;
         Starting::begin(handoff_receive(config)?, how, early)
@@ -63,7 +63,8 @@ impl Starting {
     ///
     /// As [`Inheritance::ready`](crate::Inheritance::ready), and [`Error::Stopped`](crate::Error::Stopped) where
     /// [`Handle::stop`](crate::form::Handle::stop) was called before this process served.
-    pub fn ready(self) -> Result<Handoff> {
+    pub fn ready(mut self) -> Result<Handoff> {
+        self.keep_passed();
         let Starting { inheritance, handle, hooks, launch, announcer, drain, early } = self;
         early.is_ready();
         let parts = Parts { handle: handle.clone(), hooks, launch, announcer, drain };

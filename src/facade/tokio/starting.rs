@@ -27,7 +27,7 @@ impl HandoffBuilder<Handoff> {
     ///
     /// As there.
     pub async fn start(self) -> Result<Starting> {
-        let (config, how) = self.plan();
+        let (config, how) = self.plan()?;
         let caught = Caught::new(&how.operation.stop_on, &how.operation.upgrade_on)?;
         let early = EarlyStop::begin(Arc::new(caught))?;
         Starting::begin(handoff_receive(config).await?, how, early)
@@ -62,7 +62,8 @@ impl Starting {
     /// # Errors
     ///
     /// As there.
-    pub async fn ready(self) -> Result<Handoff> {
+    pub async fn ready(mut self) -> Result<Handoff> {
+        self.keep_passed();
         let Starting { inheritance, handle, hooks, launch, announcer, drain, early } = self;
         early.is_ready();
         let parts = Parts { handle: handle.clone(), hooks, launch, announcer, drain };

@@ -1,0 +1,58 @@
+//! With a socket unit nobody is refused: not at a restart, nor after a crash.
+
+use crate::load::Load;
+use crate::stops::DRAINS;
+use crate::{Check, Debian, Machine, main_pid, report, require, unit, until};
+
+const CLIENTS: usize = 4;
+const TIMES: usize = 5;
+
+const SOCKETS: &str = "[Socket]\nListenStream=127.0.0.1:8080\nFileDescriptorName=http\n";
+
+#[test]
+#[ignore = "needs systemd"]
+fn nobody_is_refused_where_systemd_holds_the_socket() {
+    let service = unit(&format!("{DRAINS}\nRestart=on-failure\nRestartSec=100ms"));
+    let service = format!("[Unit]\nStartLimitIntervalSec=0\n{service}");
+    let machine = Machine::boot(Debian::Trixie, &[("app.service", &service), ("app.socket", SOCKETS)]);
+    report(&machine, restarts_and_crashes(&machine));
+}
+
+fn restarts_and_crashes(machine: &Machine) -> Check<String> {
+    machine.does(&["start", "app.socket"])?;
+    // The first of them activates the service.
+    let load = Load::start(machine, CLIENTS);
+    load.goes_on()?;
+    for _ in 0..TIMES {
+        machine.does(&["restart", "app.service"])?;
+        load.goes_on()?;
+        machine.does(&["reload", "app.service"])?;
+        load.goes_on()?;
+    }
+    let answered = load.none_lost()?;
+    let load = Load::start(machine, CLIENTS);
+    for _ in 0..TIMES {
+        load.goes_on()?;
+        crash(machine)?;
+        load.goes_on()?;
+    }
+    let samples = load.stop();
+    let bad: Vec<_> = samples.iter().filter_map(|sample| sample.as_ref().err()).collect();
+    require(bad.iter().all(|bad| !bad.starts_with("refused")), || format!("refused: {bad:?}"))?;
+    // What the process had accepted, or was in its hands, goes with it.
+    require(bad.len() <= TIMES * CLIENTS, || format!("{} lost in {TIMES} crashes: {bad:?}", bad.len()))?;
+    machine.does(&["stop", "app.service", "app.socket"])?;
+    let lost = bad.len();
+    Ok(format!(
+        "{TIMES} restarts and reloads, {answered} requests, none lost; {TIMES} crashes: none refused, {lost} in flight"
+    ))
+}
+
+fn crash(machine: &Machine) -> Check {
+    let before = main_pid(machine);
+    machine.does(&["kill", "--kill-whom=main", "--signal=KILL", "app.service"])?;
+    until("another process serves", || {
+        let now = main_pid(machine);
+        (now != 0 && now != before && machine.property("app.service", "ActiveState") == "active").then_some(())
+    })
+}
