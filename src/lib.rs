@@ -329,7 +329,7 @@ pub use facade::blocking::{
 };
 #[cfg(feature = "tokio")]
 pub use facade::tokio;
-pub use facade::{Finish, HandoffBuilder, form};
+pub use facade::{Finish, HandoffBuilder, Heartbeat, form};
 /// Whose `Socket` is given options by [`Starting::tcp_listener_with`] and its kin.
 pub use socket2;
 pub use state::{Received, State};

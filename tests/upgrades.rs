@@ -412,24 +412,70 @@ fn a_binary_in_a_working_directory_behind_a_link_that_moves_is_the_new_one(form:
 #[cfg(feature = "systemd")]
 forms! {
     the_service_manager_hears_who_serves
+    the_watchdog_hears_of_whoever_serves
+}
+
+/// What systemd listens on.
+#[cfg(feature = "systemd")]
+struct Manager {
+    _directory: tempfile::TempDir,
+    path: std::path::PathBuf,
+    socket: std::os::unix::net::UnixDatagram,
+}
+
+#[cfg(feature = "systemd")]
+impl Manager {
+    fn new() -> Manager {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify.sock");
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        Manager { _directory: directory, path, socket }
+    }
+
+    fn hears(&self) -> String {
+        let mut bytes = [0; 256];
+        let count = self.socket.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    }
+
+    /// A service that tells it.
+    fn runs(&self, form: Form, env: &[(&str, &str)]) -> World {
+        World::run(form, &[], |place| {
+            let mut command = child::command(&role_of(form), &place.path);
+            command.env("NOTIFY_SOCKET", &self.path).envs(env.iter().copied());
+            command
+        })
+    }
+}
+
+#[cfg(feature = "systemd")]
+fn the_watchdog_hears_of_whoever_serves(form: Form) {
+    const ALIVE: &str = "WATCHDOG=1\n";
+    let manager = Manager::new();
+    let mut world = manager.runs(form, &[("WATCHDOG_USEC", "400000")]);
+    assert!(manager.hears().starts_with("MAINPID="));
+    assert_eq!([manager.hears(), manager.hears()], [ALIVE, ALIVE]);
+
+    world.next(&role_of(form));
+    assert_completed(&world.upgrade(None));
+    world.hears(&["serving 2", "exits 1"]);
+    let gives_it_away = format!("MAINPID={}\nREADY=1\nSTATUS=the successor serves\n{ALIVE}", world.pid());
+    while manager.hears() != gives_it_away {}
+    // The old process has said all that it had to say: a sign that is given now is the new one's.
+    manager.socket.set_nonblocking(true).unwrap();
+    while manager.socket.recv(&mut [0; 256]).is_ok() {}
+    manager.socket.set_nonblocking(false).unwrap();
+    assert_eq!([manager.hears(), manager.hears()], [ALIVE, ALIVE]);
+    world.client().stop().unwrap();
+    world.hears(&["exits 2"]);
 }
 
 #[cfg(feature = "systemd")]
 fn the_service_manager_hears_who_serves(form: Form) {
-    let socket = tempfile::tempdir().unwrap();
-    let path = socket.path().join("notify.sock");
-    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(common::PATIENCE)).unwrap();
-    let hears = || {
-        let mut bytes = [0; 256];
-        let count = manager.recv(&mut bytes).unwrap();
-        String::from_utf8(bytes[..count].to_vec()).unwrap()
-    };
-    let mut world = World::run(form, &[], |place| {
-        let mut command = child::command(&role_of(form), &place.path);
-        command.env("NOTIFY_SOCKET", &path);
-        command
-    });
+    let manager = Manager::new();
+    let hears = || manager.hears();
+    let mut world = manager.runs(form, &[]);
     let serves = |pid: u32| format!("MAINPID={pid}\nREADY=1\nSTATUS=");
     assert_eq!(hears(), format!("{}generation 1 serves\n", serves(world.pid())));
 

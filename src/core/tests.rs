@@ -12,3 +12,4 @@ mod pair;
 mod reachability;
 mod transfer;
 mod unsent;
+mod watchdog;

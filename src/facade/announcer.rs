@@ -42,12 +42,33 @@ impl Announcer {
         manager::notify(&manager::starting(message, limit));
     }
 
+    /// How often the service manager wants a sign of life from whoever serves, if it does: twice in its interval.
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
+        #[cfg(feature = "systemd")]
+        return sd_notify::watchdog_enabled().map(|interval| interval / 2);
+        #[cfg(not(feature = "systemd"))]
+        None
+    }
+
+    /// Gives it one.
+    pub(crate) fn alive(&self) {
+        #[cfg(feature = "systemd")]
+        manager::notify(&[manager::Word::Alive]);
+    }
+
     /// What a handoff of this process's is at, for the service manager. A successor that reports has until `ready` from then
     /// on.
     #[cfg_attr(not(feature = "systemd"), allow(unused_variables, reason = "there is no other manager"))]
     pub(crate) fn tell(&self, event: &Event, ready: Duration) {
         #[cfg(feature = "systemd")]
-        manager::notify(&manager::words(event, ready));
+        {
+            let mut words = manager::words(event, ready);
+            // The last one, until the next process is heard: no gap is longer than the interval between two.
+            if event.event == crate::core::wire::News::Active && self.watchdog().is_some() {
+                words.push(manager::Word::Alive);
+            }
+            manager::notify(&words);
+        }
     }
 
     /// This process was told to stop, which may take so long.

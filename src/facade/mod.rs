@@ -6,6 +6,7 @@ pub(crate) mod blocking;
 mod connection;
 pub mod form;
 mod handle;
+mod heartbeat;
 mod inheritance;
 pub(crate) mod registry;
 mod starting;
@@ -20,6 +21,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 pub(crate) use announcer::Announcer;
+pub use heartbeat::Heartbeat;
 
 use crate::config::{Config, FOREVER};
 use crate::driver::SignalKind;

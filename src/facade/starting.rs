@@ -22,6 +22,7 @@ use crate::driver::worker::Surround;
 use crate::error::{Error, Result};
 use crate::facade::form::{Form, Gated, IntoAcceptor};
 use crate::facade::handle::Handle;
+use crate::facade::heartbeat::Hearts;
 use crate::facade::inheritance::{Inheritance, waiting_on};
 use crate::facade::registry::{self, Registry};
 use crate::facade::{Announcer, Plan};
@@ -73,6 +74,7 @@ impl<F: Form> Starting<F> {
                 connections,
                 seat: Seat::default(),
                 term: F::Term::default(),
+                hearts: Hearts::default(),
             },
             hooks: Hooks::default(),
             launch: how.operation.launch,
@@ -89,7 +91,8 @@ impl<F: Form> Starting<F> {
         surround: Option<Surround>,
         ending: Duration,
     ) -> impl FnOnce(&Arc<Generation>) -> Result<Steward> {
-        let Parts { handle: Handle { registry, connections, seat, .. }, hooks, launch, announcer, drain } = parts;
+        let Parts { handle: Handle { registry, connections, seat, hearts, .. }, hooks, launch, announcer, drain } =
+            parts;
         move |generation| {
             seat.take(generation)?;
             let (sockets, held, bound) = (registry.clone(), registry.clone(), registry);
@@ -97,6 +100,15 @@ impl<F: Form> Starting<F> {
             let (telling, ready) = (announcer.clone(), generation.config.timeouts.ready);
             generation.tells(move |event| telling.tell(event, ready));
             let (announcing, ending_soon, number) = (announcer.clone(), announcer.clone(), generation.number);
+            let living = announcer.clone();
+            let watchdog = announcer.watchdog();
+            let sign_of_life = move || {
+                let alive = hearts.all_beat();
+                if alive {
+                    living.alive();
+                }
+                alive
+            };
             let stopped = move || {
                 bound.remove_paths();
                 announcer.stopped();
@@ -108,6 +120,8 @@ impl<F: Form> Starting<F> {
                 serving: Box::new(move || announcing.serving(number)),
                 stopping: Box::new(move |limit| ending_soon.stopping(limit)),
                 stopped: Box::new(stopped),
+                watchdog,
+                sign_of_life: Box::new(sign_of_life),
                 surround,
                 drain,
                 ending,

@@ -11,6 +11,7 @@ mod machine;
 mod reloads;
 mod sockets;
 mod stops;
+mod watchdog;
 
 use clients::{Check, require, until};
 use machine::{Debian, Machine};

@@ -227,7 +227,11 @@ impl Steward {
 
     fn hear_successor(&mut self, handover: &mut Handover) -> bool {
         let Some(giving) = &mut handover.giving else { return false };
-        let input = match giving.poll(&[]) {
+        let heard = giving.poll(&[]);
+        if matches!(heard, Some(Milestone::Active)) {
+            self.watchdog.superseded();
+        }
+        let input = match heard {
             Some(Milestone::Ready) => FinishInput::Ready,
             Some(Milestone::Active) => FinishInput::Active,
             Some(Milestone::Settled(ending)) => FinishInput::Settled(ending),

@@ -15,6 +15,8 @@ pub(super) enum Word {
     /// An upgrade has begun. `Type=notify-reload` wants to know when, see `systemd.service(5)`.
     Reloading(Duration),
     Stopping,
+    /// A sign of life, for the watchdog.
+    Alive,
     MainPid(u32),
     Status(String),
     /// What is under way may take so long from here on.
@@ -75,6 +77,7 @@ fn states(word: &Word) -> Vec<NotifyState<'_>> {
         Word::Ready => vec![NotifyState::Ready],
         Word::Reloading(now) => vec![NotifyState::Reloading, NotifyState::MonotonicUsec(now.as_micros() as i128)],
         Word::Stopping => vec![NotifyState::Stopping],
+        Word::Alive => vec![NotifyState::Watchdog],
         Word::MainPid(pid) => vec![NotifyState::MainPid(*pid)],
         Word::Status(text) => vec![NotifyState::Status(text)],
         Word::Extend(time) => vec![NotifyState::ExtendTimeoutUsec(time.as_micros().try_into().unwrap_or(u32::MAX))],
