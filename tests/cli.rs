@@ -1112,3 +1112,47 @@ mod check {
         assert!(ended.unbroken().contains("something that is not a socket"), "{}", ended.out());
     }
 }
+
+mod unit {
+    use super::*;
+
+    /// What examples/systemd has, and how it was made.
+    const EXAMPLES: [&[&str]; 3] =
+        [&["--socket", "http=0.0.0.0:8080"], &["--template"], &["--type", "notify-reload", "--name", "app-by-signal"]];
+
+    fn write_to(directory: &Path, more: &[&str]) {
+        let path = "/run/app/handoff.sock";
+        let mut args = vec!["unit", "/usr/bin/app", "--path", path, "--handoff", "/usr/bin/handoff"];
+        args.extend(["--output", directory.to_str().unwrap()].iter().chain(more));
+        args.extend(["--", "--listen", "0.0.0.0:8080", "--control", path]);
+        run(&args).succeeds();
+    }
+
+    #[test]
+    fn the_examples_are_what_it_writes() {
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/systemd");
+        let written = tempfile::tempdir().unwrap();
+        for more in EXAMPLES {
+            write_to(written.path(), more);
+        }
+        let files = |directory: &Path| {
+            let files = directory.read_dir().unwrap().map(|file| file.unwrap());
+            let read = |file: std::fs::DirEntry| (file.file_name(), std::fs::read_to_string(file.path()).unwrap());
+            files.map(read).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        if std::env::var_os("FD_HANDOFF_WRITE").is_some() {
+            for (name, text) in files(written.path()) {
+                std::fs::write(kept.join(name), text).unwrap();
+            }
+        }
+        assert_eq!(files(&kept), files(written.path()), "FD_HANDOFF_WRITE=1 writes them anew");
+    }
+
+    #[test]
+    fn it_prints_what_it_would_write_and_says_what_systemd_does_not_take() {
+        let ended = run(&["unit", "/usr/bin/app", "--path", "/run/app/handoff.sock", "--socket", "web=[::]:80"]);
+        assert!(ended.succeeds().contains("# app-web.socket\n"), "{}", ended.out());
+        assert!(ended.out().contains("ListenStream=[::]:80\nFileDescriptorName=web\nService=app.service\n"));
+        run(&["unit", "app", "--path", "/run/app/handoff.sock"]).fails(1, &["app: systemd needs the whole path"]);
+    }
+}

@@ -81,7 +81,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Boots one with these units and with the example `http` and the command in `/srv/bin`. To be kept by the thread that
     /// has called this: with that, it ends.
-    pub(crate) fn boot(debian: Debian, units: &[(&str, &str)]) -> Machine {
+    pub(crate) fn boot(debian: Debian, units: &[(String, String)]) -> Machine {
         let root = debian.root();
         let shared = tempfile::tempdir().unwrap();
         for directory in ["units", "bin", "scratch"] {
@@ -91,7 +91,9 @@ impl Machine {
             symlink("/dev/null", shared.path().join("units").join(masked)).unwrap();
         }
         for (name, text) in units {
-            fs::write(shared.path().join("units").join(name), text).unwrap();
+            let file = shared.path().join("units").join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
         }
         let name = shared.path().file_name().unwrap().to_string_lossy().into_owned();
         let cgroup = cgroups().join(format!("fd-handoff{name}"));

@@ -11,7 +11,7 @@ const BY_COMMAND: &str = "Type=notify\nExecReload=/srv/bin/handoff upgrade /run/
 #[test]
 #[ignore = "needs systemd"]
 fn fifty_reloads_lose_nothing() {
-    let machine = Machine::boot(Debian::Trixie, &[("app.service", &unit(BY_COMMAND))]);
+    let machine = Machine::boot(Debian::Trixie, &unit(BY_COMMAND));
     report(&machine, reloads(&machine, 50));
 }
 
@@ -19,21 +19,21 @@ fn fifty_reloads_lose_nothing() {
 #[ignore = "needs systemd"]
 fn twenty_reloads_lose_nothing_where_systemd_asks_by_signal() {
     let notify_reload = "Type=notify-reload\nReloadSignal=SIGHUP";
-    let machine = Machine::boot(Debian::Trixie, &[("app.service", &unit(notify_reload))]);
+    let machine = Machine::boot(Debian::Trixie, &unit(notify_reload));
     report(&machine, reloads(&machine, 20));
 }
 
 #[test]
 #[ignore = "needs systemd"]
 fn ten_reloads_lose_nothing_under_an_older_systemd() {
-    let machine = Machine::boot(Debian::Bookworm, &[("app.service", &unit(BY_COMMAND))]);
+    let machine = Machine::boot(Debian::Bookworm, &unit(BY_COMMAND));
     report(&machine, reloads(&machine, 10));
 }
 
 #[test]
 #[ignore = "needs systemd"]
 fn a_reload_waits_until_the_new_process_serves_and_one_that_fails_says_so() {
-    let machine = Machine::boot(Debian::Trixie, &[("app.service", &unit(BY_COMMAND))]);
+    let machine = Machine::boot(Debian::Trixie, &unit(BY_COMMAND));
     report(&machine, failing_reloads(&machine));
 }
 
@@ -41,15 +41,16 @@ fn a_reload_waits_until_the_new_process_serves_and_one_that_fails_says_so() {
 #[ignore = "needs systemd"]
 fn a_reload_by_signal_that_fails_ends() {
     let notify_reload = "Type=notify-reload\nReloadSignal=SIGHUP";
-    let machine = Machine::boot(Debian::Trixie, &[("app.service", &unit(notify_reload))]);
+    let machine = Machine::boot(Debian::Trixie, &unit(notify_reload));
     report(&machine, failing_reload_by_signal(&machine));
 }
 
 #[test]
 #[ignore = "needs systemd"]
 fn a_start_and_a_reload_that_say_how_far_they_are_may_take_longer_than_systemd_waits() {
-    let slow = unit(&format!("{BY_COMMAND}\nTimeoutStartSec=1")).replace("--drain", "--slow-start 2500 --drain");
-    let machine = Machine::boot(Debian::Trixie, &[("app.service", &slow)]);
+    let mut slow = unit(&format!("{BY_COMMAND}\nTimeoutStartSec=1"));
+    slow[0].1 = slow[0].1.replace("--drain", "--slow-start 2500 --drain");
+    let machine = Machine::boot(Debian::Trixie, &slow);
     report(&machine, slow_reload(&machine));
 }
 

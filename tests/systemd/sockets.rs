@@ -1,25 +1,21 @@
 //! With a socket unit nobody is refused: not at a restart, nor after a crash.
 
 use crate::load::Load;
-use crate::stops::DRAINS;
-use crate::{Check, Debian, Machine, main_pid, report, require, unit, until};
+use crate::{Check, Debian, Machine, main_pid, report, require, shipped, until};
 
 const CLIENTS: usize = 4;
 const TIMES: usize = 5;
 
-const SOCKETS: &str = "[Socket]\nListenStream=127.0.0.1:8080\nFileDescriptorName=http\n";
-
 #[test]
 #[ignore = "needs systemd"]
 fn nobody_is_refused_where_systemd_holds_the_socket() {
-    let service = unit(&format!("{DRAINS}\nRestart=on-failure\nRestartSec=100ms"));
-    let service = format!("[Unit]\nStartLimitIntervalSec=0\n{service}");
-    let machine = Machine::boot(Debian::Trixie, &[("app.service", &service), ("app.socket", SOCKETS)]);
+    let files = shipped(&["--socket", "http=127.0.0.1:8080"], "[Unit]\nStartLimitIntervalSec=0\n");
+    let machine = Machine::boot(Debian::Trixie, &files);
     report(&machine, restarts_and_crashes(&machine));
 }
 
 fn restarts_and_crashes(machine: &Machine) -> Check<String> {
-    machine.does(&["start", "app.socket"])?;
+    machine.does(&["start", "app-http.socket"])?;
     // The first of them activates the service.
     let load = Load::start(machine, CLIENTS);
     load.goes_on()?;
@@ -41,7 +37,7 @@ fn restarts_and_crashes(machine: &Machine) -> Check<String> {
     require(bad.iter().all(|bad| !bad.starts_with("refused")), || format!("refused: {bad:?}"))?;
     // What the process had accepted, or was in its hands, goes with it.
     require(bad.len() <= TIMES * CLIENTS, || format!("{} lost in {TIMES} crashes: {bad:?}", bad.len()))?;
-    machine.does(&["stop", "app.service", "app.socket"])?;
+    machine.does(&["stop", "app.service", "app-http.socket"])?;
     let lost = bad.len();
     Ok(format!(
         "{TIMES} restarts and reloads, {answered} requests, none lost; {TIMES} crashes: none refused, {lost} in flight"

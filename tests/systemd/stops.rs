@@ -1,23 +1,19 @@
 //! `systemctl stop` and `restart` drain, however often the service has been upgraded.
 
 use crate::load::Kept;
-use crate::{Check, Debian, Machine, main_pid, report, require, unit, until};
-
-/// What `handoff unit` writes of it.
-pub(crate) const DRAINS: &str = "Type=notify\nNotifyAccess=all\nExecReload=/srv/bin/handoff upgrade /run/app/handoff.sock\n\
-                      ExecStop=/srv/bin/handoff stop /run/app/handoff.sock";
+use crate::{Check, Debian, Machine, main_pid, report, require, shipped, until};
 
 #[test]
 #[ignore = "needs systemd"]
 fn stop_and_restart_drain_after_upgrades() {
-    let machine = Machine::boot(Debian::Trixie, &[("app.service", &unit(DRAINS))]);
+    let machine = Machine::boot(Debian::Trixie, &shipped(&[], "[Service]\nTimeoutStopSec=1\n"));
     report(&machine, stops(&machine));
 }
 
 #[test]
 #[ignore = "needs systemd"]
 fn stop_and_restart_drain_after_upgrades_under_an_older_systemd() {
-    let machine = Machine::boot(Debian::Bookworm, &[("app.service", &unit(DRAINS))]);
+    let machine = Machine::boot(Debian::Bookworm, &shipped(&[], "[Service]\nTimeoutStopSec=1\n"));
     report(&machine, stops(&machine));
 }
 

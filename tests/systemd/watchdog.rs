@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::load::Load;
-use crate::stops::DRAINS;
-use crate::{Check, Debian, Machine, SOCKET, main_pid, report, require, unit, until};
+use crate::{Check, Debian, Machine, SOCKET, main_pid, report, require, shipped, until};
 
 #[test]
 #[ignore = "needs systemd"]
 fn ten_upgrades_are_alive_for_the_watchdog_and_what_hangs_is_ended() {
-    let service = unit(&format!("{DRAINS}\nWatchdogSec=1\nTimeoutAbortSec=1"));
-    let machine = Machine::boot(Debian::Trixie, &[("app.service", &service)]);
+    let files = shipped(&[], "[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\nRestart=no\n");
+    let machine = Machine::boot(Debian::Trixie, &files);
     report(&machine, watched(&machine));
 }
 

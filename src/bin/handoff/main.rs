@@ -13,6 +13,7 @@ mod stop;
 mod style;
 mod systemd;
 mod table;
+mod unit;
 mod upgrade;
 mod watch;
 
@@ -53,6 +54,7 @@ Examples:
   handoff stop /run/app/handoff.sock --timeout 60  end it, and fail if it has not ended in a minute
   handoff ready /run/app/handoff.sock              HEALTHCHECK: does this container's process serve?
   handoff check /run/app/handoff.sock              before the first start: would it work here?
+  handoff unit /usr/bin/app --path /run/app/handoff.sock   the unit for systemd
   export HANDOFF_SOCKET=/run/app/handoff.sock      and leave the path out
 
 Environment:
@@ -97,6 +99,10 @@ enum Command {
     /// pipe from one process to another over a socket of its own beside the path. Nothing is left behind, and a
     /// service that runs there is only greeted. Run it as the user, and in the container, that the service will have.
     Check(check::Options),
+    /// Writes the systemd unit of a service, and its sockets', with the settings that upgrades, stops and crashes need
+    ///
+    /// For example `handoff unit /usr/bin/app --path /run/app/handoff.sock --output /etc/systemd/system -- --port 80`.
+    Unit(unit::Options),
     /// Prints the completions for a shell
     ///
     /// For bash: `handoff completions bash > ~/.local/share/bash-completion/completions/handoff`.
@@ -139,6 +145,7 @@ fn run(command: Command, out: &mut Output) -> Result<(), Problem> {
         Command::Stop(options) => stop::run(options, out),
         Command::Ready(options) => ready::run(options, out),
         Command::Check(options) => check::run(options, out),
+        Command::Unit(options) => unit::run(options, out),
         Command::Completions(options) => completions::run(&options, out),
     }
 }

@@ -1,5 +1,6 @@
 //! The service manager that runs a service, or this command.
 
+use std::collections::HashMap;
 use std::env;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -62,14 +63,40 @@ impl Unit {
     }
 
     /// What `systemctl show` says of it; nothing where it cannot be asked.
-    pub(crate) fn properties(&self) -> Option<String> {
+    pub(crate) fn properties(&self) -> Option<Properties> {
         let mut command = Command::new("systemctl");
         if self.user {
             command.arg("--user");
         }
-        command.args(["show", "--property=Type", "--property=NotifyAccess", "--", &self.name]);
+        command.args(["show", ASKED, "--", &self.name]);
         let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        let properties: Properties = output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())?;
+        // An answer that has nothing in it is none.
+        (!properties.get("Type").is_empty()).then_some(properties)
+    }
+}
+
+const ASKED: &str = "--property=Type,NotifyAccess,ExecStop,Restart,RuntimeDirectory,RuntimeDirectoryPreserve";
+
+/// Settings of a unit, as `systemctl show` says them. The last one of a name counts.
+#[derive(Debug)]
+pub(crate) struct Properties(HashMap<String, String>);
+
+impl Properties {
+    /// Empty where it is not set.
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+}
+
+impl FromIterator<String> for Properties {
+    fn from_iter<I: IntoIterator<Item = String>>(lines: I) -> Properties {
+        let split =
+            |line: String| line.trim_end().split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Properties(lines.into_iter().filter_map(split).collect())
     }
 }
 
