@@ -183,6 +183,16 @@ impl Client {
 }
 
 impl Process {
+    /// The process that has this id now, as a service manager tells it in `$MAINPID`.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none (`ESRCH`), and where the kernel forbids to hold one (`pidfd_open(2)`).
+    pub fn open(id: u32) -> Result<Process> {
+        let opened = i32::try_from(id).map_err(std::io::Error::other).and_then(process::pidfd_of);
+        opened.map(|pidfd| Process(Arc::new(pidfd))).map_err(Error::io(format!("open process {id}")))
+    }
+
     /// Its process id as this process sees it: `None` where it is in a pid namespace that cannot be seen from here, where
     /// it has ended, and without `/proc`.
     pub fn id(&self) -> Option<u32> {

@@ -272,14 +272,16 @@ impl fmt::Display for Error {
                 )
             }
             Error::WrongKind { name, found, wanted } => {
-                write!(f, "\"{name}\" is a {found}; it was to be taken as one of {wanted:?}")
+                let wanted: Vec<_> = wanted.iter().map(Kind::to_string).collect();
+                write!(f, "\"{name}\" is a {found}; it was to be taken as a {}", wanted.join(" or a "))
             }
             Error::Several { name, count } => {
                 write!(f, "{count} descriptors have the name \"{name}\"; take them with take_all")
             }
             Error::AddressChanged { name, found, wanted } => write!(
                 f,
-                "\"{name}\" was inherited at {found}, and this program wants {wanted}: use a new name for a new address"
+                "\"{name}\" was inherited at {found}, and this program wants {wanted}: use a new name for a new address, or \
+                 correct the socket unit that passes it"
             ),
             Error::Unclaimed(names) => write!(f, "nobody took the inherited descriptors {names:?}"),
             Error::State(problem) => problem.fmt(f),

@@ -51,7 +51,9 @@
 //! it takes to be safe:
 //!
 //! - **The name finds the socket**, not the address. A new address needs a new name.
-//! - **A listener of your own** (passed by systemd, or made in another way) goes through [`Starting::listener_or_else`].
+//! - **Sockets that are passed** by systemd or another activator (`LISTEN_FDS`) are taken by the ordinary calls, by their names,
+//!   with the feature `systemd`.
+//! - **A listener of your own**, made in another way, goes through [`Starting::listener_or_else`].
 //! - **Accept with the [`Acceptor`]** that `tcp_listener` gives. It stops by itself, and counts connections, so the drain
 //!   knows when the last one has ended. Whatever else takes in work is to end on [`Handle::is_superseded`];
 //!   [`Starting::handle`] has one for tasks that are set up before `ready`.
@@ -246,8 +248,9 @@
 //! The service then starts [its own program](HandoffBuilder::successor) anew. Or start the new process yourself, in
 //! whatever way: it finds the service by the path. Under systemd and in containers this is all there is to do:
 //!
-//! - **systemd**: the feature `systemd`, and `Type=notify`, `NotifyAccess=all`, `ExecReload=/bin/kill -HUP $MAINPID`,
-//!   `RuntimeDirectory=app` in the unit. `systemctl reload` is an upgrade; the main process changes with it.
+//! - **systemd**: the feature `systemd`, and in the unit `Type=notify`, `RuntimeDirectory=app`,
+//!   `ExecReload=handoff upgrade /run/app/handoff.sock` and `ExecStop=handoff stop /run/app/handoff.sock`, with the command's
+//!   whole path. `systemctl reload` is an upgrade, which waits and fails as that does; the main process changes with it.
 //! - **containers**: share one network namespace and mount the control socket's *directory* into both; start the new
 //!   container, and the old one's process ends with 0 when it has drained. A process 1, or one that `tini` or its like runs
 //!   (`docker run --init`), starts no successor, which would end with it: an upgrade that is asked for waits for the new
@@ -269,8 +272,9 @@
 //! - `tokio` (default): [`tokio`][on-tokio]. Without it nothing links tokio.
 //! - `bincode` (default): `State::serde`, `State::bincode` and their counterparts. Any other codec hands over bytes.
 //! - `axum`: [`tokio::Acceptor`] can be given to `axum::serve`.
-//! - `systemd`: the service manager is told which process serves (`READY=1`, `MAINPID`, `STOPPING=1`). Without
-//!   `NOTIFY_SOCKET` in the environment it does nothing.
+//! - `systemd`: the service manager is told which process serves, how upgrades go and how long things take; see `sd_notify(3)`.
+//!   Without `NOTIFY_SOCKET` in the environment it does nothing. And the sockets that it passes are taken by name; see
+//!   `sd_listen_fds(3)`.
 //! - `cli`: the command `handoff`, made of [`client`]: `cargo install --path . --features cli` in a checkout. It adds nothing
 //!   to the library.
 //!
@@ -325,7 +329,7 @@ pub use facade::blocking::{
 };
 #[cfg(feature = "tokio")]
 pub use facade::tokio;
-pub use facade::{Finish, HandoffBuilder, Keeper, KeeperEvent, KeptSince, RunningKeeper, form};
+pub use facade::{Finish, HandoffBuilder, Heartbeat, Keeper, KeeperEvent, KeptSince, RunningKeeper, form};
 /// Whose `Socket` is given options by [`Starting::tcp_listener_with`] and its kin.
 pub use socket2;
 pub use state::{Received, State};

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_handoff"));
     command.args(args).env("TZ", "UTC").stdin(Stdio::null());
-    for variable in ["HANDOFF_SOCKET", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+    for variable in ["HANDOFF_SOCKET", "SERVICE_RESULT", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
         command.env_remove(variable);
     }
     command
@@ -850,13 +850,50 @@ process 4121 has stopped, after it had been up for 1 min 1 s
     }
 
     #[test]
-    fn a_service_that_was_replaced_meanwhile_has_not_stopped() {
+    fn the_process_that_has_taken_over_meanwhile_is_stopped_as_well() {
         let fake = stopping(|service, watcher| {
             drop(watcher);
-            service.accept_as(NEXT).wait_for_the_end();
+            // Whoever looks who is there now, and then the stop.
+            drop(service.accept_as(NEXT));
+            let mut watcher = service.accept_as(NEXT);
+            watcher.hear();
+            watcher.say(&STATUS.replace("4121", "4177").replace(r#""generation":3"#, r#""generation":4"#));
+            let mut asker = service.accept_as(NEXT);
+            assert_eq!(asker.hear(), r#"{"type":"stop"}"#);
+            asker.say(STOPPING);
+            service.stop();
         });
-        run(&["stop", &fake.path]).fails(1, &["generation 4, process 4177, serves", "handoff stop"]);
+        let ended = run(&["stop", &fake.path]);
+        let wanted = "\
+process 4121 was told to stop
+process 4121 was being replaced: generation 4, process 4177, serves
+process 4177 was told to stop
+";
+        assert!(ended.succeeds().starts_with(wanted), "{}", ended.out());
+        assert!(ended.out().contains("process 4177 has stopped"), "{}", ended.out());
         fake.ends();
+    }
+
+    #[test]
+    fn one_that_is_to_stop_now_is_told_twice() {
+        let fake = stopping(|service, _watcher| {
+            let mut asker = service.accept();
+            assert_eq!(asker.hear(), r#"{"type":"stop"}"#);
+            asker.say(STOPPING);
+            service.stop();
+        });
+        run(&["stop", &fake.path, "--now"]).succeeds();
+        fake.ends();
+    }
+
+    #[test]
+    fn a_unit_whose_process_has_ended_has_stopped() {
+        let (_directory, path) = place();
+        let stop = |path: &str| Ended(command(&["stop", path]).env("SERVICE_RESULT", "success").output().unwrap());
+        assert_eq!(stop(&path).succeeds(), "nobody serves there, and there is nothing to stop\n");
+        drop(UnixListener::bind(&path).unwrap());
+        stop(&path).succeeds();
+        run(&["stop", &path]).fails(3, &[]);
     }
 
     #[test]
@@ -864,6 +901,7 @@ process 4121 has stopped, after it had been up for 1 min 1 s
         let fake = stopping(|service, watcher| {
             drop(watcher);
             let anew = HELLO.replace("4121", "5000").replace(r#""generation":3"#, r#""generation":1"#);
+            drop(service.accept_as(&anew));
             service.accept_as(&anew).wait_for_the_end();
         });
         let ended = run(&["stop", &fake.path]);
@@ -1072,5 +1110,49 @@ mod check {
         let ended = run(&["check", &path]);
         ended.fails(1, &["1 check failed"]);
         assert!(ended.unbroken().contains("something that is not a socket"), "{}", ended.out());
+    }
+}
+
+mod unit {
+    use super::*;
+
+    /// What examples/systemd has, and how it was made.
+    const EXAMPLES: [&[&str]; 3] =
+        [&["--socket", "http=0.0.0.0:8080"], &["--template"], &["--type", "notify-reload", "--name", "app-by-signal"]];
+
+    fn write_to(directory: &Path, more: &[&str]) {
+        let path = "/run/app/handoff.sock";
+        let mut args = vec!["unit", "/usr/bin/app", "--path", path, "--handoff", "/usr/bin/handoff"];
+        args.extend(["--output", directory.to_str().unwrap()].iter().chain(more));
+        args.extend(["--", "--listen", "0.0.0.0:8080", "--control", path]);
+        run(&args).succeeds();
+    }
+
+    #[test]
+    fn the_examples_are_what_it_writes() {
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/systemd");
+        let written = tempfile::tempdir().unwrap();
+        for more in EXAMPLES {
+            write_to(written.path(), more);
+        }
+        let files = |directory: &Path| {
+            let files = directory.read_dir().unwrap().map(|file| file.unwrap());
+            let read = |file: std::fs::DirEntry| (file.file_name(), std::fs::read_to_string(file.path()).unwrap());
+            files.map(read).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        if std::env::var_os("FD_HANDOFF_WRITE").is_some() {
+            for (name, text) in files(written.path()) {
+                std::fs::write(kept.join(name), text).unwrap();
+            }
+        }
+        assert_eq!(files(&kept), files(written.path()), "FD_HANDOFF_WRITE=1 writes them anew");
+    }
+
+    #[test]
+    fn it_prints_what_it_would_write_and_says_what_systemd_does_not_take() {
+        let ended = run(&["unit", "/usr/bin/app", "--path", "/run/app/handoff.sock", "--socket", "web=[::]:80"]);
+        assert!(ended.succeeds().contains("# app-web.socket\n"), "{}", ended.out());
+        assert!(ended.out().contains("ListenStream=[::]:80\nFileDescriptorName=web\nService=app.service\n"));
+        run(&["unit", "app", "--path", "/run/app/handoff.sock"]).fails(1, &["app: systemd needs the whole path"]);
     }
 }

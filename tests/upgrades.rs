@@ -412,26 +412,72 @@ fn a_binary_in_a_working_directory_behind_a_link_that_moves_is_the_new_one(form:
 #[cfg(feature = "systemd")]
 forms! {
     the_service_manager_hears_who_serves
+    the_watchdog_hears_of_whoever_serves
+}
+
+/// What systemd listens on.
+#[cfg(feature = "systemd")]
+struct Manager {
+    _directory: tempfile::TempDir,
+    path: std::path::PathBuf,
+    socket: std::os::unix::net::UnixDatagram,
+}
+
+#[cfg(feature = "systemd")]
+impl Manager {
+    fn new() -> Manager {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify.sock");
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        Manager { _directory: directory, path, socket }
+    }
+
+    fn hears(&self) -> String {
+        let mut bytes = [0; 256];
+        let count = self.socket.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    }
+
+    /// A service that tells it.
+    fn runs(&self, form: Form, env: &[(&str, &str)]) -> World {
+        World::run(form, &[], |place| {
+            let mut command = child::command(&role_of(form), &place.path);
+            command.env("NOTIFY_SOCKET", &self.path).envs(env.iter().copied());
+            command
+        })
+    }
+}
+
+#[cfg(feature = "systemd")]
+fn the_watchdog_hears_of_whoever_serves(form: Form) {
+    const ALIVE: &str = "WATCHDOG=1\n";
+    let manager = Manager::new();
+    let mut world = manager.runs(form, &[("WATCHDOG_USEC", "400000")]);
+    assert!(manager.hears().starts_with("MAINPID="));
+    assert_eq!([manager.hears(), manager.hears()], [ALIVE, ALIVE]);
+
+    world.next(&role_of(form));
+    assert_completed(&world.upgrade(None));
+    world.hears(&["serving 2", "exits 1"]);
+    let gives_it_away = format!("MAINPID={}\nREADY=1\nSTATUS=the successor serves\n{ALIVE}", world.pid());
+    while manager.hears() != gives_it_away {}
+    // The old process has said all that it had to say: a sign that is given now is the new one's.
+    manager.socket.set_nonblocking(true).unwrap();
+    while manager.socket.recv(&mut [0; 256]).is_ok() {}
+    manager.socket.set_nonblocking(false).unwrap();
+    assert_eq!([manager.hears(), manager.hears()], [ALIVE, ALIVE]);
+    world.client().stop().unwrap();
+    world.hears(&["exits 2"]);
 }
 
 #[cfg(feature = "systemd")]
 fn the_service_manager_hears_who_serves(form: Form) {
-    let socket = tempfile::tempdir().unwrap();
-    let path = socket.path().join("notify.sock");
-    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(common::PATIENCE)).unwrap();
-    let hears = || {
-        let mut bytes = [0; 256];
-        let count = manager.recv(&mut bytes).unwrap();
-        String::from_utf8(bytes[..count].to_vec()).unwrap()
-    };
-    let mut world = World::run(form, &[], |place| {
-        let mut command = child::command(&role_of(form), &place.path);
-        command.env("NOTIFY_SOCKET", &path);
-        command
-    });
-    let serves = |pid: u32| format!("MAINPID={pid}\nREADY=1\n");
-    assert_eq!(hears(), serves(world.pid()));
+    let manager = Manager::new();
+    let hears = || manager.hears();
+    let mut world = manager.runs(form, &[]);
+    let serves = |pid: u32| format!("MAINPID={pid}\nREADY=1\nSTATUS=");
+    assert_eq!(hears(), format!("{}generation 1 serves\n", serves(world.pid())));
 
     // One that fails: the reload that has begun ends.
     world.next("a role that there is not");
@@ -444,15 +490,18 @@ fn the_service_manager_hears_who_serves(form: Form) {
     assert_completed(&world.upgrade(None));
     world.hears(&["serving 2", "exits 1"]);
     let mut heard: Vec<String> = (0..4).map(|_| hears()).collect();
-    let status = format!("{}STATUS=the successor serves\n", serves(world.pid()));
+    let status = ["generation 2 serves", "the successor serves"];
+    let status = status.map(|status| format!("{}{status}\n", serves(world.pid())));
     // The two processes say it at the same time.
     heard[2..].sort();
     assert!(heard[..2].iter().all(|words| words.starts_with("RELOADING=1\nMONOTONIC_USEC=")), "{heard:?}");
-    assert_eq!(heard[2..], [serves(world.pid()), status]);
+    assert_eq!(heard[2..], status);
 
     world.client().stop().unwrap();
     world.hears(&["exits 2"]);
-    assert_eq!(hears(), "STOPPING=1\n");
+    let stopping = hears();
+    assert!(stopping.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC="), "{stopping}");
+    assert!(stopping.ends_with("\nSTATUS=stopping: connections are ending\n"), "{stopping}");
 }
 
 #[test]

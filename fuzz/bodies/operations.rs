@@ -813,6 +813,7 @@ fn entry(name: &str, index: u32, long: bool) -> Arc<Entry> {
         netns: None,
         file: None,
         path: None,
+        passed: false,
     })
 }
 

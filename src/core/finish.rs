@@ -72,6 +72,14 @@ pub struct FinishWaits {
     pub settle: Duration,
 }
 
+impl FinishWaits {
+    /// How long a stop may take: the application stops accepting, its connections end, and everybody lets go.
+    pub fn of_a_stop(&self) -> Duration {
+        let waits = [self.hook, self.drain, CATCH_UP, self.ending, self.settle];
+        waits.into_iter().fold(Duration::ZERO, Duration::saturating_add)
+    }
+}
+
 /// What has happened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FinishInput {

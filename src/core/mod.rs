@@ -14,6 +14,7 @@ mod role;
 mod successor;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 pub mod wire;
 
 pub use finish::{Finish, FinishInput, FinishOutput, FinishWaits};
@@ -25,3 +26,4 @@ pub use predecessor::{Gift, Predecessor, PredecessorCommand, PredecessorEvent};
 pub use reachability::{PathStep, Reachability, Sight};
 pub use role::{CLOSE_GRACE, Cause, Input, Output, Packet, Peer, Role, Waits};
 pub use successor::{Departure, Successor, SuccessorCommand, SuccessorEvent};
+pub use watchdog::Watchdog;

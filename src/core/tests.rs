@@ -14,3 +14,4 @@ mod pair;
 mod reachability;
 mod transfer;
 mod unsent;
+mod watchdog;

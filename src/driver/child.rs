@@ -22,15 +22,30 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Spawned(Child);
 
+/// What a service manager has said to this process alone: which descriptors it has passed (`sd_listen_fds(3)`), and who has to
+/// give signs of life (`sd_watchdog_enabled(3)`).
+const SAID_TO_ONE: [&str; 5] = ["LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+
+/// Unless the application wants to tell the new process something of the kind.
+fn forget_what_was_said_to_us(command: &mut Command) {
+    for variable in SAID_TO_ONE {
+        if !command.get_envs().any(|(name, _)| name == variable) {
+            command.env_remove(variable);
+        }
+    }
+}
+
 impl Spawned {
     /// Starts it. As long as the command has no `pre_exec`, the cost does not grow with this process: the standard
-    /// library then uses `posix_spawn(3)`.
+    /// library then uses `posix_spawn(3)`. What a service manager has said to this process alone (`LISTEN_PID`, `LISTEN_FDS`,
+    /// `LISTEN_FDNAMES`, `WATCHDOG_PID`) is not in its environment, unless the command says so.
     ///
     /// # Errors
     ///
     /// Where the program cannot be started: it does not exist, or is not executable.
     pub fn start(command: &mut Command) -> Result<Spawned> {
         let program = command.get_program().to_string_lossy().into_owned();
+        forget_what_was_said_to_us(command);
         limits::opening(|| command.spawn()).map(Spawned).map_err(Error::io(format!("start {program}")))
     }
 

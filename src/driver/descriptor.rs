@@ -127,7 +127,7 @@ pub(crate) fn application_name(name: &str) -> Result<Name, NameError> {
 pub(crate) fn entry(name: Name, index: u32, facts: Facts) -> Entry {
     let Facts { kind, addr, cookie, file } = facts;
     let addr = addr.map(|addr| addr.to_string());
-    Entry { name, index, kind, addr, cookie, netns: None, file, path: None }
+    Entry { name, index, kind, addr, cookie, netns: None, file, path: None, passed: false }
 }
 
 pub(crate) fn status_of(entry: &Entry) -> FdStatus {
@@ -249,6 +249,9 @@ inheritable! {
     OwnedFd: [],
 }
 
+/// The name of what is passed by somebody who gives no names: see `sd_listen_fds_with_names(3)`.
+const PASSED_WITHOUT_NAME: &str = "unknown";
+
 /// Descriptors that arrived and have not been taken.
 #[derive(Debug, Default)]
 pub(crate) struct Unclaimed {
@@ -269,6 +272,60 @@ impl Unclaimed {
         for (entry, fd) in batch {
             self.by_name.entry(entry.name.clone()).or_default().push((entry, fd));
         }
+    }
+
+    /// What whoever started this process has passed to it. What a predecessor has offered under the same name comes first.
+    ///
+    /// # Errors
+    ///
+    /// A descriptor that the kernel does not say anything of.
+    pub(crate) fn add_passed(&mut self, passed: Vec<(String, OwnedFd)>) -> Result<()> {
+        let mut groups: Vec<(Name, Vec<Delivered>)> = Vec::new();
+        for (name, fd) in passed {
+            let Ok(name) = application_name(&name) else {
+                tracing::warn!(event = "passed_unnamed", name, "closing a passed descriptor, whose name is none");
+                continue;
+            };
+            if self.by_name.contains_key(&name) {
+                tracing::info!(event = "passed_again", %name, "closing a passed descriptor: the predecessor's serves");
+                continue;
+            }
+            let index = groups.iter().position(|(known, _)| *known == name);
+            let index = index.unwrap_or_else(|| {
+                groups.push((name.clone(), Vec::new()));
+                groups.len() - 1
+            });
+            let group = &mut groups[index].1;
+            let entry = Entry { passed: true, ..examine(name, group.len() as u32, fd.as_fd())? };
+            group.push((Arc::new(entry), fd));
+        }
+        self.by_name.extend(groups);
+        Ok(())
+    }
+
+    /// Gives this name to what was passed without one, and has the wanted address: an activator need not know names.
+    pub(crate) fn name_passed(&mut self, name: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let name = application_name(name)?;
+        if self.by_name.contains_key(&name) {
+            return Ok(());
+        }
+        let Some(group) = self.by_name.get_mut(PASSED_WITHOUT_NAME) else { return Ok(()) };
+        let is_wanted = |(entry, _): &Delivered| entry.passed && entry.addr.as_deref().is_some_and(&wanted);
+        let Some(place) = group.iter().position(is_wanted) else { return Ok(()) };
+        let (entry, fd) = group.remove(place);
+        if group.is_empty() {
+            self.by_name.remove(PASSED_WITHOUT_NAME);
+        }
+        let entry = Entry { name: name.clone(), index: 0, ..Entry::clone(&entry) };
+        self.by_name.insert(name, vec![(Arc::new(entry), fd)]);
+        Ok(())
+    }
+
+    /// Takes all that was passed, in this generation or an earlier one, and that nobody took.
+    pub(crate) fn remove_passed(&mut self) -> Vec<(Name, Vec<Delivered>)> {
+        let passed = |(_, group): &(&Name, &Vec<Delivered>)| group.iter().any(|(entry, _)| entry.passed);
+        let names: Vec<Name> = self.by_name.iter().filter(passed).map(|(name, _)| name.clone()).collect();
+        names.into_iter().filter_map(|name| self.by_name.remove_entry(&name)).collect()
     }
 
     /// Takes the control listener, if what has its name is one.

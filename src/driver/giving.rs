@@ -86,13 +86,13 @@ impl<'fd> Offer<'fd> {
     }
 
     /// Adds descriptors that this process goes on using, under a name that nothing else has. `path` is what the path of the
-    /// first leads to, where this service has bound it.
+    /// first leads to, where this service has bound it; `passed`, whether whoever started it has passed them.
     // M134
     #[must_use]
-    pub(crate) fn shared(mut self, name: &str, fds: &[Shared], mut path: Option<FileId>) -> Offer<'fd> {
+    pub(crate) fn shared(mut self, name: &str, fds: &[Shared], mut path: Option<FileId>, passed: bool) -> Offer<'fd> {
         let examined = application_name(name).map_err(Error::from).and_then(|name| {
             fds.iter().enumerate().try_for_each(|(index, fd)| {
-                let entry = Entry { path: path.take(), ..examine(name.clone(), index as u32, fd.as_fd())? };
+                let entry = Entry { path: path.take(), passed, ..examine(name.clone(), index as u32, fd.as_fd())? };
                 self.flags.share(fd, file::is_nonblocking(fd.as_fd()).map_err(Error::io("read a descriptor's flags"))?);
                 self.push(Arc::new(entry), Attachment::Shared(Arc::clone(fd)));
                 Ok(())

@@ -19,9 +19,10 @@ pub(crate) struct Announcer {
 impl Announcer {
     /// This process serves, and no other one does. A service that cannot tell so serves all the same, so a failure is
     /// only logged. Returns whether everybody knows.
-    pub(crate) fn serving(&self) -> bool {
+    #[cfg_attr(not(feature = "systemd"), allow(unused_variables, reason = "a file has no room for it"))]
+    pub(crate) fn serving(&self, generation: u64) -> bool {
         #[cfg(feature = "systemd")]
-        manager::notify(&[manager::Word::MainPid(std::process::id()), manager::Word::Ready]);
+        manager::notify(&manager::serving(generation));
         let Some(path) = &self.pidfile else { return true };
         let written = write(path);
         if let Err(error) = &written {
@@ -31,18 +32,50 @@ impl Announcer {
         written.is_ok()
     }
 
+    /// How far the initialisation is, which has so long from here on.
+    #[cfg_attr(
+        not(feature = "systemd"),
+        allow(unused_variables, clippy::unused_self, reason = "there is no other manager")
+    )]
+    pub(crate) fn starting(&self, message: &str, limit: Duration) {
+        #[cfg(feature = "systemd")]
+        manager::notify(&manager::starting(message, limit));
+    }
+
+    /// How often the service manager wants a sign of life from whoever serves, if it does: twice in its interval.
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
+        #[cfg(feature = "systemd")]
+        return sd_notify::watchdog_enabled().map(|interval| interval / 2);
+        #[cfg(not(feature = "systemd"))]
+        None
+    }
+
+    /// Gives it one.
+    pub(crate) fn alive(&self) {
+        #[cfg(feature = "systemd")]
+        manager::notify(&[manager::Word::Alive]);
+    }
+
     /// What a handoff of this process's is at, for the service manager. A successor that reports has until `ready` from then
     /// on.
     #[cfg_attr(not(feature = "systemd"), allow(unused_variables, reason = "there is no other manager"))]
     pub(crate) fn tell(&self, event: &Event, ready: Duration) {
         #[cfg(feature = "systemd")]
-        manager::notify(&manager::words(event, ready));
+        {
+            let mut words = manager::words(event, ready);
+            // The last one, until the next process is heard: no gap is longer than the interval between two.
+            if event.event == crate::core::wire::News::Active && self.watchdog().is_some() {
+                words.push(manager::Word::Alive);
+            }
+            manager::notify(&words);
+        }
     }
 
-    /// This process was told to stop.
-    pub(crate) fn stopping(&self) {
+    /// This process was told to stop, which may take so long.
+    #[cfg_attr(not(feature = "systemd"), allow(unused_variables, reason = "there is no other manager"))]
+    pub(crate) fn stopping(&self, limit: Duration) {
         #[cfg(feature = "systemd")]
-        manager::notify(&[manager::Word::Stopping]);
+        manager::notify(&manager::stopping(limit));
     }
 
     /// Nobody serves any more.

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use crate::driver::seat::Seat;
 use crate::error::{Result, StateError};
 use crate::facade::form::Form;
+use crate::facade::heartbeat::{Heartbeat, Hearts};
 use crate::facade::registry::{self, Registry};
 use crate::state::State;
 
@@ -17,6 +18,7 @@ pub struct Handle<F: Form> {
     pub(super) connections: F::Connections,
     pub(super) seat: Seat,
     pub(super) term: F::Term,
+    pub(super) hearts: Hearts,
 }
 
 /// Another handle to the same service. Written by hand: no form is `Clone`, nor has to be.
@@ -27,6 +29,7 @@ impl<F: Form> Clone for Handle<F> {
             connections: self.connections.clone(),
             seat: self.seat.clone(),
             term: self.term.clone(),
+            hearts: self.hearts.clone(),
         }
     }
 }
@@ -47,6 +50,30 @@ impl<F: Form> Handle<F> {
     /// [`Starting`](crate::form::Starting), until what this returns is dropped: the drain waits for it.
     pub fn count(&self) -> F::Counted {
         F::begin(&self.connections)
+    }
+
+    /// Another part of the application that has to be alive for the service to be. Where a service manager wants signs of life
+    /// (`WatchdogSec=` in a unit, with the feature `systemd`), whoever serves gives them: as long as the library's own task runs,
+    /// or the thread that is in [`superseded`](crate::Handoff::superseded) and [`finish`](crate::Handoff::finish), and each
+    /// heartbeat that there is has beaten since. So a service that hangs is ended and started again. Without a watchdog this costs
+    /// nothing, and wakes nobody.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let starting = fd_handoff::Handoff::builder("/run/app/handoff.sock").start()?;
+    /// # let jobs = std::sync::mpsc::channel::<fn()>().1;
+    /// let heartbeat = starting.handle().heartbeat();
+    /// std::thread::spawn(move || loop {
+    ///     heartbeat.beat();
+    ///     if let Ok(job) = jobs.recv_timeout(std::time::Duration::from_secs(1)) {
+    ///         job();
+    ///     }
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.hearts.begin()
     }
 
     /// Stops the service: it accepts nothing more, drains, and [`Finish::Exit`](crate::Finish) is what it ends with. Whoever says so

@@ -6,6 +6,7 @@ pub(crate) mod blocking;
 mod connection;
 pub mod form;
 mod handle;
+mod heartbeat;
 mod inheritance;
 mod keeper;
 pub(crate) mod registry;
@@ -14,18 +15,21 @@ mod starting;
 pub mod tokio;
 
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
 pub(crate) use announcer::Announcer;
+pub use heartbeat::Heartbeat;
 pub use keeper::{Keeper, KeeperEvent, KeptSince, RunningKeeper};
 
 use crate::config::{Config, FOREVER};
 use crate::driver::SignalKind;
 use crate::driver::launch::{Launch, OwnProgram};
 use crate::driver::steward::Operation;
+use crate::error::{Error, Result};
 
 /// What a process that has stopped accepting is to do when its connections have ended, or its successor was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +54,7 @@ pub struct HandoffBuilder<H> {
     config: Config,
     operation: Operation,
     announcer: Announcer,
+    passed: std::io::Result<Vec<(String, OwnedFd)>>,
     form: PhantomData<fn() -> H>,
 }
 
@@ -60,13 +65,16 @@ pub(crate) struct Plan {
     pub(crate) announcer: Announcer,
     /// How long this process may drain.
     pub(crate) drain: Duration,
+    /// What whoever started this process has passed to it.
+    pub(crate) passed: Vec<(String, OwnedFd)>,
 }
 
 impl<H> HandoffBuilder<H> {
+    /// What was passed is taken here, so that no child gets it from here on.
     pub(crate) fn new(config: Config) -> HandoffBuilder<H> {
         let launch = Launch::Itself(OwnProgram::as_started());
         let operation = Operation { upgrade_on: Vec::new(), stop_on: Vec::new(), launch };
-        HandoffBuilder { config, operation, announcer: Announcer::default(), form: PhantomData }
+        HandoffBuilder { config, operation, announcer: Announcer::default(), passed: passed(), form: PhantomData }
     }
 
     /// A signal that asks for an upgrade. Default: none; the control socket and
@@ -131,10 +139,20 @@ impl<H> HandoffBuilder<H> {
         self
     }
 
-    pub(crate) fn plan(self) -> (Config, Plan) {
+    pub(crate) fn plan(self) -> Result<(Config, Plan)> {
+        let passed = self.passed.map_err(Error::io("take the sockets of LISTEN_FDS"))?;
         let drain = self.config.timeouts.drain.min(FOREVER);
         let allowed = drain.saturating_add(FAREWELL_ALLOWANCE);
         let config = self.config.timeouts(|timeouts| timeouts.drain = allowed);
-        (config, Plan { operation: self.operation, announcer: self.announcer, drain })
+        Ok((config, Plan { operation: self.operation, announcer: self.announcer, drain, passed }))
     }
+}
+
+#[cfg(feature = "systemd")]
+use crate::sys::passed::passed;
+
+/// Nobody asks for what a service manager passes.
+#[cfg(not(feature = "systemd"))]
+fn passed() -> std::io::Result<Vec<(String, OwnedFd)>> {
+    Ok(Vec::new())
 }

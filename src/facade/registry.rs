@@ -14,7 +14,7 @@ use indexmap::IndexMap;
 use indexmap::map::Entry as Place;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::core::wire::{Entry, FileId, Name};
+use crate::core::wire::{Entry, Name};
 use crate::driver::bound::Bound;
 use crate::driver::descriptor::{Inheritable, Shared, application_name, named};
 use crate::driver::giving::Offer;
@@ -53,6 +53,8 @@ pub(crate) struct Registered {
     path: Option<Bound>,
     /// That of what had the name before.
     path_before: Option<Bound>,
+    /// Whoever started the service has passed it.
+    passed: bool,
 }
 
 impl fmt::Debug for Registry {
@@ -83,20 +85,33 @@ impl Registry {
     /// Adds a listener that is accepted on through `gate`.
     pub(crate) fn add_listener(&self, facts: Arc<Entry>, fd: Shared, gate: Arc<dyn Shuts>) {
         let path = facts.path.and_then(|id| Bound::known(&fd, id));
-        let name = facts.name.clone();
+        let (name, passed) = (facts.name.clone(), facts.passed);
         // A predecessor on an older kernel, or in another language, may have told less than there is to know.
         let is_whole = facts.cookie.is_some() && facts.netns.is_some();
         let facts = is_whole.then_some(facts);
-        self.insert(name, Registered { fds: vec![fd], facts, gates: vec![gate], path, path_before: None });
+        self.insert(name, Registered { fds: vec![fd], facts, gates: vec![gate], path, path_before: None, passed });
     }
 
-    /// Adds descriptors under a name, in the place of those that had it before. Returns how many those were. `path` is what
-    /// the path of the first of them leads to, where this service has bound it.
+    /// Adds a socket that is accepted on by nobody, or by whatever the application has for it. `path` is what its path leads to,
+    /// where this service has bound it.
     // M134
-    pub(crate) fn add(&self, name: &str, fds: Vec<Shared>, path: Option<FileId>) -> Result<usize> {
-        let path = path.zip(fds.first()).and_then(|(id, fd)| Bound::known(fd, id));
-        let registered = Registered { fds, facts: None, gates: Vec::new(), path, path_before: None };
-        Ok(self.insert(application_name(name)?, registered))
+    pub(crate) fn add(&self, facts: &Entry, fd: Shared) {
+        let path = facts.path.and_then(|id| Bound::known(&fd, id));
+        let passed = facts.passed;
+        let registered = Registered { fds: vec![fd], facts: None, gates: Vec::new(), path, path_before: None, passed };
+        self.insert(facts.name.clone(), registered);
+    }
+
+    /// Adds the sockets of one name, each with the gate that it is accepted on through, or without.
+    pub(crate) fn add_group(&self, name: &Name, fds: Vec<Shared>, gates: Vec<Arc<dyn Shuts>>, passed: bool) {
+        let registered = Registered { fds, facts: None, gates, path: None, path_before: None, passed };
+        self.insert(name.clone(), registered);
+    }
+
+    /// Adds the application's descriptors under a name, in the place of those that had it before. Returns how many those were.
+    fn replace(&self, name: &str, fds: Vec<Shared>) -> Result<usize> {
+        let (facts, gates, path, path_before, passed) = (None, Vec::new(), None, None, false);
+        Ok(self.insert(application_name(name)?, Registered { fds, facts, gates, path, path_before, passed }))
     }
 
     fn insert(&self, name: Name, registered: Registered) -> usize {
@@ -166,7 +181,7 @@ impl Registered {
 pub(crate) fn offer(table: &Table) -> Offer<'static> {
     table.iter().fold(Offer::with_capacity(table.len()), |offer, (name, it)| match &it.facts {
         Some(facts) => it.fds.iter().fold(offer, |offer, fd| offer.known(facts, fd)),
-        None => offer.shared(name.as_str(), &it.fds, it.path.as_ref().map(Bound::id)),
+        None => offer.shared(name.as_str(), &it.fds, it.path.as_ref().map(Bound::id), it.passed),
     })
 }
 
@@ -182,7 +197,7 @@ pub(crate) fn register_group<'a, T: AsFd + 'a>(
         copies.push(copy(name, fd)?);
     }
     // Whatever it is, others have bound it, or it has no path of its own: an accepted connection shows its listener's.
-    let before = registry.add(name, copies, None)?;
+    let before = registry.replace(name, copies)?;
     seat.rename(name, before, entries);
     Ok(())
 }
@@ -225,14 +240,13 @@ pub(crate) fn udp_socket(
     name: &str,
     addr: SocketAddr,
     options: Options<'_>,
-) -> Result<std::net::UdpSocket> {
-    let taken = inherited.take_bound(name, addr, |addr| {
+) -> Result<(Arc<Entry>, std::net::UdpSocket)> {
+    inherited.take_bound(name, addr, |addr| {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
         options(&socket)?;
         socket.bind(&addr.into())?;
         Ok(socket.into())
-    });
-    taken.map(|(_, socket)| socket)
+    })
 }
 
 /// A Unix socket at a path. Where a socket is there that nobody has open, it is replaced.
@@ -243,7 +257,8 @@ pub(crate) fn unix_socket<T: Inheritable + AsFd>(
     kind: Type,
     options: Options<'_>,
 ) -> Result<(Arc<Entry>, T)> {
-    if let Some(found) = inherited.address(name).filter(|found| !is_same(found, path)) {
+    let found = inherited.address(name, |found| is_same(found, path))?;
+    if let Some(found) = found.filter(|found| !is_same(found, path)) {
         let (name, found, wanted) = (name.to_owned(), found.to_owned(), path.display().to_string());
         return Err(Error::AddressChanged { name, found, wanted });
     }

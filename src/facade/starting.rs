@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use socket2::{Socket, Type};
 
-use crate::core::wire::{Entry, FileId};
-use crate::driver::descriptor::Inheritable;
+use crate::core::wire::{Entry, Kind};
+use crate::driver::descriptor::{Inheritable, Shared, application_name};
 use crate::driver::early_stop::EarlyStop;
 use crate::driver::generation::Generation;
 use crate::driver::hooks::{Hook, Hooks};
@@ -22,6 +22,7 @@ use crate::driver::worker::Surround;
 use crate::error::{Error, Result};
 use crate::facade::form::{Form, Gated, IntoAcceptor};
 use crate::facade::handle::Handle;
+use crate::facade::heartbeat::Hearts;
 use crate::facade::inheritance::{Inheritance, waiting_on};
 use crate::facade::registry::{self, Registry};
 use crate::facade::{Announcer, Plan};
@@ -61,6 +62,8 @@ impl<F: Form> Starting<F> {
     /// What the kernel says where connections cannot be counted.
     pub(super) fn begin(mut inheritance: Inheritance<F>, how: Plan, early: EarlyStop) -> Result<Starting<F>> {
         inheritance.inherited.operated = true;
+        let passed = inheritance.inherited.add_passed(how.passed);
+        inheritance.inherited.noted(passed)?;
         early.leave_behind(inheritance.inherited.last_words());
         let connections = F::connections().map_err(Error::io("count connections"));
         let connections = inheritance.inherited.noted(connections)?;
@@ -71,6 +74,7 @@ impl<F: Form> Starting<F> {
                 connections,
                 seat: Seat::default(),
                 term: F::Term::default(),
+                hearts: Hearts::default(),
             },
             hooks: Hooks::default(),
             launch: how.operation.launch,
@@ -87,14 +91,24 @@ impl<F: Form> Starting<F> {
         surround: Option<Surround>,
         ending: Duration,
     ) -> impl FnOnce(&Arc<Generation>) -> Result<Steward> {
-        let Parts { handle: Handle { registry, connections, seat, .. }, hooks, launch, announcer, drain } = parts;
+        let Parts { handle: Handle { registry, connections, seat, hearts, .. }, hooks, launch, announcer, drain } =
+            parts;
         move |generation| {
             seat.take(generation)?;
             let (sockets, held, bound) = (registry.clone(), registry.clone(), registry);
             generation.holds(move |stand_in| held.let_go(stand_in));
             let (telling, ready) = (announcer.clone(), generation.config.timeouts.ready);
             generation.tells(move |event| telling.tell(event, ready));
-            let announcing = announcer.clone();
+            let (announcing, ending_soon, number) = (announcer.clone(), announcer.clone(), generation.number);
+            let living = announcer.clone();
+            let watchdog = announcer.watchdog();
+            let sign_of_life = move || {
+                let alive = hearts.all_beat();
+                if alive {
+                    living.alive();
+                }
+                alive
+            };
             let stopped = move || {
                 bound.remove_paths();
                 announcer.stopped();
@@ -103,8 +117,11 @@ impl<F: Form> Starting<F> {
                 hooks,
                 offer: Box::new(move || registry::offer(&sockets.table())),
                 connections: Box::new(move || F::count(&connections)),
-                serving: Box::new(move || announcing.serving()),
+                serving: Box::new(move || announcing.serving(number)),
+                stopping: Box::new(move |limit| ending_soon.stopping(limit)),
                 stopped: Box::new(stopped),
+                watchdog,
+                sign_of_life: Box::new(sign_of_life),
                 surround,
                 drain,
                 ending,
@@ -131,6 +148,10 @@ impl<F: Form> Starting<F> {
     }
 
     /// The inherited listener of this name, or else a new one, bound to `addr`. Port 0 stands for any port.
+    ///
+    /// With the feature `systemd`, one that whoever started the service has passed under this name (`LISTEN_FDNAMES`, in a socket
+    /// unit `FileDescriptorName=`) is as good as inherited, and so is one without a name that is bound to `addr`: see
+    /// `sd_listen_fds(3)`. That holds for each call of this type.
     ///
     /// # Errors
     ///
@@ -180,8 +201,8 @@ impl<F: Form> Starting<F> {
         mut options: impl FnMut(&Socket) -> std::io::Result<()>,
     ) -> Result<F::UdpSocket> {
         self.under(name, |it| {
-            let socket = registry::udp_socket(&mut it.inheritance.inherited, name, addr, &mut options)?;
-            it.keep(name, &socket, None)?;
+            let (facts, socket) = registry::udp_socket(&mut it.inheritance.inherited, name, addr, &mut options)?;
+            it.keep(&facts, &socket)?;
             F::udp_socket(socket).map_err(waiting_on(name))
         })
     }
@@ -242,7 +263,7 @@ impl<F: Form> Starting<F> {
             let inherited = &mut it.inheritance.inherited;
             let (facts, socket): (_, UnixDatagram) =
                 registry::unix_socket(inherited, name, path.as_ref(), Type::DGRAM, &mut options)?;
-            it.keep(name, &socket, facts.path)?;
+            it.keep(&facts, &socket)?;
             F::unix_datagram(socket).map_err(waiting_on(name))
         })
     }
@@ -264,7 +285,11 @@ impl<F: Form> Starting<F> {
             let inherited = &mut it.inheritance.inherited;
             let (facts, socket): (_, OwnedFd) =
                 registry::unix_socket(inherited, name, path.as_ref(), Type::SEQPACKET, &mut options)?;
-            it.keep(name, &socket, facts.path)?;
+            if facts.kind != Kind::UnixSeqpacketListener {
+                let (name, found) = (facts.name.clone(), facts.kind);
+                return Err(Error::WrongKind { name, found, wanted: &[Kind::UnixSeqpacketListener] });
+            }
+            it.keep(&facts, &socket)?;
             Ok(socket)
         })
     }
@@ -283,23 +308,23 @@ impl<F: Form> Starting<F> {
     {
         self.under(name, |it| {
             let (facts, taken) = it.inheritance.inherited.take_or_make(name, make)?;
-            it.keep(name, &taken, facts.path)?;
+            it.keep(&facts, &taken)?;
             Ok(taken)
         })
     }
 
-    /// The inherited listener of this name, or else what `make` makes: one that a service manager has passed, or that was made in a
-    /// way that [`Starting::tcp_listener_with`] has no room for. It is accepted on as any other, and offered to each successor.
+    /// The inherited listener of this name, or else what `make` makes: one that was made in a way that
+    /// [`Starting::tcp_listener_with`] has no room for. It is accepted on as any other, and offered to each successor.
     ///
     /// `make` gives a [`TcpListener`](std::net::TcpListener) or a [`UnixListener`](std::os::unix::net::UnixListener) of the standard
     /// library's; tokio's have `into_std`. The address of an inherited one is not compared with anything, and the path of a Unix
     /// listener is the program's own to remove.
     ///
     /// ```no_run
-    /// # fn passed() -> std::io::Result<std::net::TcpListener> { std::net::TcpListener::bind("127.0.0.1:0") }
+    /// # fn made() -> std::io::Result<std::net::TcpListener> { std::net::TcpListener::bind("127.0.0.1:0") }
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let mut starting = fd_handoff::Handoff::builder("/run/app/handoff.sock").start()?;
-    /// let http = starting.listener_or_else("http", || passed())?;          // asked on a cold start, or where it is new
+    /// let http = starting.listener_or_else("http", || made())?;          // asked on a cold start, or where it is new
     /// while let Some((connection, peer)) = http.accept()? {
     ///     # let _ = (connection, peer);
     /// }
@@ -325,6 +350,41 @@ impl<F: Form> Starting<F> {
         })
     }
 
+    /// All the inherited listeners of this name, in their order, such as those that a socket unit with several `ListenStream=`
+    /// passes: each is accepted on as any other, and all of them are offered to each successor as one group. Empty where there is
+    /// none.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut starting = fd_handoff::Handoff::builder("/run/app/handoff.sock").start()?;
+    /// for http in starting.listeners::<std::net::TcpListener>("http")? {
+    ///     std::thread::spawn(move || while let Ok(Some((connection, peer))) = http.accept() {
+    ///         # let _ = (connection, peer);
+    ///     });
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Inheritance::take_all`].
+    pub fn listeners<L: IntoAcceptor<F>>(&mut self, name: &str) -> Result<Vec<L::Acceptor>> {
+        self.under(name, |it| {
+            let taken: Vec<(Arc<Entry>, L)> = it.inheritance.inherited.take_group(name)?;
+            let Some(passed) = taken.first().map(|(entry, _)| entry.passed) else { return Ok(Vec::new()) };
+            let (mut fds, mut gates, mut acceptors) = (Vec::new(), Vec::new(), Vec::new());
+            for (_, listener) in taken {
+                let gated = listener.gated(&it.handle.connections).map_err(waiting_on(name))?;
+                fds.push(gated.listener);
+                gates.push(gated.gate);
+                acceptors.push(gated.acceptor);
+            }
+            it.handle.registry.add_group(&application_name(name)?, fds, gates, passed);
+            Ok(acceptors)
+        })
+    }
+
     /// All the inherited descriptors of this name, in their order. They are offered to a successor only if they are
     /// registered again, with [`Handle::register_group`](crate::form::Handle::register_group).
     ///
@@ -335,8 +395,10 @@ impl<F: Form> Starting<F> {
         self.inheritance.take_all(name)
     }
 
-    /// Tells the predecessor how the initialisation goes, and begins its ready deadline anew.
+    /// Tells the predecessor how the initialisation goes, and begins its ready deadline anew. With the feature `systemd` the
+    /// service manager that has started this process hears it as well, and waits as long from here on.
     pub fn progress(&mut self, message: &str) {
+        self.announcer.starting(message, self.inheritance.inherited.ready_timeout());
         self.inheritance.progress(message);
     }
 
@@ -373,7 +435,21 @@ impl<F: Form> Starting<F> {
         gated.acceptor
     }
 
-    fn keep(&mut self, name: &str, fd: &impl AsFd, path: Option<FileId>) -> Result<()> {
-        self.handle.registry.add(name, vec![registry::copy(name, fd)?], path).map(|_| ())
+    fn keep(&mut self, facts: &Entry, fd: &impl AsFd) -> Result<()> {
+        self.handle.registry.add(facts, registry::copy(facts.name.as_str(), fd)?);
+        Ok(())
+    }
+
+    /// What whoever started this service has passed, and the application does not know, is kept for a successor that does. Where
+    /// the application is to know everything, it is left to be found.
+    pub(super) fn keep_passed(&mut self) {
+        if self.inheritance.inherited.is_strict() {
+            return;
+        }
+        for (name, group) in self.inheritance.inherited.unknown_and_passed() {
+            tracing::info!(event = "kept", %name, "keeping a socket that was passed, and that nobody took, for a successor");
+            let fds = group.into_iter().map(|fd| Arc::new(fd) as Shared).collect();
+            self.handle.registry.add_group(&name, fds, Vec::new(), true);
+        }
     }
 }

@@ -183,6 +183,17 @@ impl Starting {
         }
     }
 
+    pub(crate) fn udp_at(&mut self, name: &str, addr: SocketAddr) -> Result<UdpSocket> {
+        match self {
+            Starting::Blocking(it) => it.udp_socket(name, addr),
+            #[cfg(feature = "tokio")]
+            Starting::Tokio(it, runtime) => {
+                let _inside = runtime.enter();
+                it.udp_socket(name, addr).map(|socket| socket.into_std().unwrap())
+            }
+        }
+    }
+
     pub(crate) fn unix(&mut self, name: &str, path: impl AsRef<Path>) -> Result<UnixDoor> {
         match self {
             Starting::Blocking(it) => it.unix_listener(name, path).map(UnixDoor::Blocking),
@@ -255,6 +266,18 @@ impl Starting {
                 let _inside = runtime.enter();
                 let acceptor = it.listener_or_else(name, make);
                 acceptor.map(|acceptor| UnixDoor::Tokio(acceptor, Arc::clone(runtime)))
+            }
+        }
+    }
+
+    pub(crate) fn listeners(&mut self, name: &str) -> Result<Vec<Door>> {
+        match self {
+            Starting::Blocking(it) => Ok(it.listeners::<TcpListener>(name)?.into_iter().map(Door::Blocking).collect()),
+            #[cfg(feature = "tokio")]
+            Starting::Tokio(it, runtime) => {
+                let _inside = runtime.enter();
+                let acceptors = it.listeners::<TcpListener>(name)?;
+                Ok(acceptors.into_iter().map(|acceptor| Door::Tokio(acceptor, Arc::clone(runtime))).collect())
             }
         }
     }

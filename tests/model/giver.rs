@@ -287,6 +287,7 @@ fn entry(name: &str) -> Arc<Entry> {
         netns: None,
         file: None,
         path: None,
+        passed: false,
     })
 }
 

@@ -13,7 +13,9 @@ mod run;
 mod status;
 mod stop;
 mod style;
+mod systemd;
 mod table;
+mod unit;
 mod upgrade;
 mod watch;
 
@@ -54,6 +56,7 @@ Examples:
   handoff stop /run/app/handoff.sock --timeout 60  end it, and fail if it has not ended in a minute
   handoff ready /run/app/handoff.sock              HEALTHCHECK: does this container's process serve?
   handoff check /run/app/handoff.sock              before the first start: would it work here?
+  handoff unit /usr/bin/app --path /run/app/handoff.sock   the unit for systemd
   export HANDOFF_SOCKET=/run/app/handoff.sock      and leave the path out
 
 Environment:
@@ -82,8 +85,10 @@ enum Command {
     Upgrade(upgrade::Options),
     /// Tells the service to stop, and waits until its process has ended
     ///
-    /// What the process held is free then: a start right after it finds its ports, locks and files. On a kernel before
-    /// Linux 6.5 it waits until the service has closed its control socket.
+    /// What the process held is free then: a start right after it finds its ports, locks and files. A new process that takes
+    /// over meanwhile is stopped, too. On a kernel before Linux 6.5 it waits until the service has closed its control socket.
+    ///
+    /// As ExecStop= of a unit it succeeds where no service is left, and leaves one alone that another unit runs.
     Stop(stop::Options),
     /// Says whether the process that serves is one of this container, for health checks and probes
     ///
@@ -109,6 +114,10 @@ enum Command {
     /// (`handoff upgrade`, or SIGHUP) replaces the service inside the same container. SIGTERM and SIGINT stop the service, and this
     /// command ends as its last process did. A crash refuses nobody: connections wait until the command has been started again.
     Run(run::Options),
+    /// Writes the systemd unit of a service, and its sockets', with the settings that upgrades, stops and crashes need
+    ///
+    /// For example `handoff unit /usr/bin/app --path /run/app/handoff.sock --output /etc/systemd/system -- --port 80`.
+    Unit(unit::Options),
     /// Prints the completions for a shell
     ///
     /// For bash: `handoff completions bash > ~/.local/share/bash-completion/completions/handoff`.
@@ -160,6 +169,7 @@ fn run(command: Command, out: &mut Output) -> Result<u8, Problem> {
         Command::Ready(options) => ready::run(options, out),
         Command::Check(options) => check::run(options, out),
         Command::Keep(options) => keep::run(options),
+        Command::Unit(options) => unit::run(options, out),
         Command::Completions(options) => completions::run(&options, out),
     };
     done.map(|()| 0)

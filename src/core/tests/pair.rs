@@ -378,6 +378,7 @@ pub(super) fn entry(name: &str, index: u32) -> Arc<Entry> {
         netns: None,
         file: None,
         path: None,
+        passed: false,
     })
 }
 

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Descriptors, Entry, FileId, Kind, MAX_ADDR, MAX_WORD, Name};
 
+const PASSED: &str = r#","passed":true"#;
+
 /// As serde would write it, without the newline.
 pub(super) fn write(frame: &Descriptors) -> Vec<u8> {
     // About what an entry takes with a short name.
@@ -46,6 +48,9 @@ fn write_entry(line: &mut Vec<u8>, entry: &Entry) {
             put(line, r#","ino":"#, ino);
             line.push(b'}');
         }
+    }
+    if entry.passed {
+        line.extend_from_slice(PASSED.as_bytes());
     }
     line.push(b'}');
 }
@@ -95,8 +100,9 @@ fn read_entry(rest: &mut Rest<'_>, last: Option<&Arc<Entry>>) -> Option<Entry> {
     let netns = rest.number_after(r#","netns":"#)?;
     let file = rest.file_id_after(r#","file":{"dev":"#)?;
     let path = rest.file_id_after(r#","path":{"dev":"#)?;
+    let passed = rest.skip(PASSED).is_some();
     rest.skip("}")?;
-    Some(Entry { name, index, kind, addr, cookie, netns, file, path })
+    Some(Entry { name, index, kind, addr, cookie, netns, file, path, passed })
 }
 
 fn kind(word: &str) -> Option<Kind> {

@@ -286,18 +286,16 @@ pub struct Entry {
     /// for one that was passed to it, and for everything else.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_object")]
     pub path: Option<FileId>,
+    /// Whether it was passed to the service by whoever started it, who holds it still: what an application does not know is
+    /// kept for the next one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "strict::or_default")]
+    pub passed: bool,
 }
 
 // serde's skip_serializing_if hands over a reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(index: &u32) -> bool {
     *index == 0
-}
-
-// As above.
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 /// What the service is doing, as `hello` and `status` say it.
@@ -774,13 +772,13 @@ pub struct Receive {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<Vec<String>>,
     /// Whether it is a keeper: it holds everything, serves nobody, and gives it to the next process.
-    #[serde(default, skip_serializing_if = "is_false", deserialize_with = "strict::or_default")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "strict::or_default")]
     pub standby: bool,
     /// Who it is to its operator: its container, its unit. Absent where nothing is certain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
     /// Whether it takes the service though it was superseded.
-    #[serde(default, skip_serializing_if = "is_false", deserialize_with = "strict::or_default")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "strict::or_default")]
     pub take: bool,
 }
 

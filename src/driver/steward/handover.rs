@@ -230,7 +230,11 @@ impl Steward {
 
     fn hear_successor(&mut self, handover: &mut Handover) -> bool {
         let Some(giving) = &mut handover.giving else { return false };
-        let input = match giving.poll(&[]) {
+        let heard = giving.poll(&[]);
+        if matches!(heard, Some(Milestone::Active)) {
+            self.watchdog.superseded();
+        }
+        let input = match heard {
             Some(Milestone::Ready) => FinishInput::Ready,
             Some(Milestone::Active) => {
                 // What it has is the successor's to give from here on.
@@ -265,7 +269,7 @@ impl Steward {
     fn resume(&mut self, handover: &mut Handover) -> Option<Duty> {
         let superseded = handover.finish.has_superseded();
         if self.generation.is_stopping() {
-            *handover = Handover::stop(self.waits, superseded);
+            *handover = self.begin_stop(superseded);
             if self.proceeding {
                 handover.proceed();
             }

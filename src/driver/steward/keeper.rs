@@ -149,6 +149,7 @@ impl Steward {
             giving.give_up(error);
             return None;
         }
+        (self.application.stopping)(self.waits.of_a_stop());
         Some(Handover::to(giving, self.waits, None))
     }
 }

@@ -17,7 +17,7 @@ use super::launch::Launch;
 use super::worker::{Pending, Surround, Worker};
 use crate::config::FOREVER;
 use crate::core::wire::ErrorCode;
-use crate::core::{FinishWaits, Leave};
+use crate::core::{FinishWaits, Leave, Watchdog};
 use crate::driver::generation::{Generation, SETTLE};
 use crate::driver::giving::Offer;
 use crate::error::{Error, Failure, Result};
@@ -58,8 +58,14 @@ pub(crate) struct Application {
     pub(crate) connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Tells those outside that this process serves. Returns whether they know.
     pub(crate) serving: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Tells them that the service stops, and how long that may take at the most.
+    pub(crate) stopping: Box<dyn Fn(Duration) + Send + Sync>,
     /// The service stops: what only an owner may see to, while nobody else can begin to serve.
     pub(crate) stopped: Box<dyn Fn() + Send + Sync>,
+    /// How often a service manager wants a sign of life, if it does.
+    pub(crate) watchdog: Option<Duration>,
+    /// Gives it one, if the application says that it lives. Returns whether it does.
+    pub(crate) sign_of_life: Box<dyn Fn() -> bool + Send + Sync>,
     /// What surrounds the application's hooks.
     pub(crate) surround: Option<Surround>,
     /// How long this process may drain.
@@ -93,6 +99,7 @@ pub(crate) struct Steward {
     tell_again: Option<Instant>,
     /// When to try again to tell those outside that this process serves.
     announce_again: Option<Instant>,
+    watchdog: Watchdog,
 }
 
 /// A farewell that the application takes in, and how long it may take.
@@ -150,6 +157,7 @@ impl Steward {
         let (hook, drain, ending) = (timeouts.hook.min(FOREVER), application.drain, application.ending);
         Ok(Steward {
             waits: FinishWaits { hook, drain, ending, settle: SETTLE + SETTLE },
+            watchdog: Watchdog::new(application.watchdog),
             upgrade: Upgrade::new(Arc::clone(&generation), Arc::clone(&poller), launch),
             generation,
             poller,
@@ -178,7 +186,7 @@ impl Steward {
         let handover = self.handover.as_ref().and_then(Handover::deadline);
         let stop = self.stop_limit();
         let absorbing = self.absorbing.as_ref().map(|absorbing| absorbing.until);
-        let again = self.tell_again.into_iter().chain(self.announce_again);
+        let again = self.tell_again.into_iter().chain(self.announce_again).chain(self.watchdog.deadline());
         let own =
             stop.into_iter().chain(self.upgrade.deadline()).chain(again).chain(absorbing).chain(self.keeper.deadline());
         handover.into_iter().chain(own).min()
@@ -186,6 +194,12 @@ impl Steward {
 
     /// This process serves, and those outside are to know it.
     pub(crate) fn announce(&mut self) {
+        self.watchdog.serves(Instant::now());
+        self.tell_who_serves();
+        self.give_sign_of_life();
+    }
+
+    fn tell_who_serves(&mut self) {
         let known = (self.application.serving)();
         self.announce_again = (!known).then(|| Instant::now() + ANNOUNCE_AGAIN);
     }
@@ -196,7 +210,16 @@ impl Steward {
         }
         self.announce_again = None;
         if self.generation.is_accepting() {
-            self.announce();
+            self.tell_who_serves();
+        }
+    }
+
+    /// That this is called at all is the least that proves that the service lives.
+    fn give_sign_of_life(&mut self) {
+        let now = Instant::now();
+        if self.watchdog.is_due(now) {
+            let alive = (self.application.sign_of_life)();
+            self.watchdog.looked(now, alive);
         }
     }
 
@@ -246,6 +269,7 @@ impl Steward {
             return Some(Duty::Over(Over::Dropped));
         }
         self.announce_if_due();
+        self.give_sign_of_life();
         self.absorb();
         self.keep();
         self.hear();
@@ -272,7 +296,7 @@ impl Steward {
         match &mut self.handover {
             None => {
                 self.upgrade.give_up();
-                let handover = self.give_up_to_keeper().unwrap_or_else(|| Handover::stop(self.waits, false));
+                let handover = self.give_up_to_keeper().unwrap_or_else(|| self.begin_stop(false));
                 self.hand_over(handover);
             }
             Some(handover) => {
@@ -282,6 +306,12 @@ impl Steward {
                 }
             }
         }
+    }
+
+    /// Gives the service up to nobody. `superseded`: the application knows already.
+    fn begin_stop(&self, superseded: bool) -> Handover {
+        (self.application.stopping)(self.waits.of_a_stop());
+        Handover::stop(self.waits, superseded)
     }
 
     fn stop_limit(&self) -> Option<Instant> {

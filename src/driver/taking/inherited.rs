@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::kept::Left;
 use crate::config::Config;
-use crate::core::wire::{self, Entry, FileId};
+use crate::core::wire::{self, Entry, FileId, Name};
 use crate::core::{Cause, Lineage, Packet, Successor, SuccessorCommand as Command, SuccessorEvent as Event};
 use crate::driver::arbiter::Arbiter;
 use crate::driver::channel::Link;
@@ -130,6 +130,11 @@ impl Inherited {
         }
     }
 
+    /// How long an initialisation may take from the last progress on.
+    pub(crate) fn ready_timeout(&self) -> Duration {
+        self.config.timeouts.ready
+    }
+
     /// What a process leaves behind that is told to stop while it initialises.
     pub(crate) fn last_words(&self) -> LastWords {
         let path = match &self.source {
@@ -155,18 +160,45 @@ impl Inherited {
         self.source.generation()
     }
 
-    /// The address of what was inherited under a name and has not been taken.
-    pub(crate) fn address(&self, name: &str) -> Option<&str> {
-        self.unclaimed.address(name)
+    /// The address of what was inherited under a name and has not been taken. What was passed without a name is given this one if
+    /// `wanted` says that its address is the one.
+    pub(crate) fn address(&mut self, name: &str, wanted: impl Fn(&str) -> bool) -> Result<Option<&str>> {
+        self.unclaimed.name_passed(name, wanted)?;
+        Ok(self.unclaimed.address(name))
     }
 
     pub(crate) fn state(&self) -> Option<&Arc<Received>> {
         self.state.as_ref()
     }
 
+    /// What whoever started this process has passed to it is there to be taken as what a predecessor has offered. Of two of one
+    /// name the predecessor's is the one that serves.
+    pub(crate) fn add_passed(&mut self, passed: Vec<(String, OwnedFd)>) -> Result<()> {
+        self.unclaimed.add_passed(passed)
+    }
+
+    /// What was passed and not taken.
+    pub(crate) fn unknown_and_passed(&mut self) -> Vec<(Name, Vec<OwnedFd>)> {
+        let unknown = self.unclaimed.remove_passed();
+        unknown.iter().flat_map(|(_, group)| group).for_each(|(entry, _)| self.named.add(entry));
+        let fds = |group: Vec<(_, OwnedFd)>| group.into_iter().map(|(_, fd)| fd).collect();
+        unknown.into_iter().map(|(name, group)| (name, fds(group))).collect()
+    }
+
+    /// Whether what nobody takes is a mistake.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.config.strict
+    }
+
     pub(crate) fn take_all<T: Inheritable>(&mut self, name: &str) -> Result<Vec<T>> {
+        Ok(self.take_group(name)?.into_iter().map(|(_, fd)| fd).collect())
+    }
+
+    /// [`Inherited::take_all`], and what the kernel says of them.
+    pub(crate) fn take_group<T: Inheritable>(&mut self, name: &str) -> Result<Vec<(Arc<Entry>, T)>> {
         let taken = self.unclaimed.take_all(name)?;
-        Ok(taken.into_iter().map(|(entry, fd)| self.claimed(&entry, fd)).collect())
+        taken.iter().for_each(|(entry, _)| self.named.add(entry));
+        Ok(taken)
     }
 
     pub(crate) fn take<T: Inheritable>(&mut self, name: &str) -> Result<Option<T>> {
@@ -213,6 +245,7 @@ impl Inherited {
     where
         T: Inheritable + AsFd,
     {
+        self.unclaimed.name_passed(name, |addr| addr.parse().is_ok_and(|bound| serves(bound, wanted)))?;
         if let Some(found) = self.unclaimed.address(name) {
             if !found.parse().is_ok_and(|bound| serves(bound, wanted)) {
                 let (name, found, wanted) = (name.to_owned(), found.to_owned(), wanted.to_string());

@@ -15,6 +15,8 @@ pub(super) enum Word {
     /// An upgrade has begun. `Type=notify-reload` wants to know when, see `systemd.service(5)`.
     Reloading(Duration),
     Stopping,
+    /// A sign of life, for the watchdog.
+    Alive,
     MainPid(u32),
     Status(String),
     /// What is under way may take so long from here on.
@@ -37,6 +39,28 @@ pub(super) fn words(event: &Event, ready: Duration) -> Vec<Word> {
     }
 }
 
+/// What follows from the first moment at which this process serves, and from each at which it does again.
+pub(super) fn serving(generation: u64) -> Vec<Word> {
+    let status = format!("generation {generation} serves");
+    vec![Word::MainPid(std::process::id()), Word::Ready, Word::Status(status)]
+}
+
+/// What follows from the word that the service is to stop, which takes so long at the most.
+pub(super) fn stopping(limit: Duration) -> Vec<Word> {
+    vec![Word::Stopping, Word::Extend(limit), Word::Status("stopping: connections are ending".to_owned())]
+}
+
+/// What follows from how far a start is, which has so long from here on. Where the predecessor has started this process, it says
+/// so itself: nobody listens to this one yet.
+pub(super) fn starting(message: &str, limit: Duration) -> Vec<Word> {
+    // See systemd.exec(5): it names the process that systemd has started, and others inherit it.
+    let started = std::env::var("SYSTEMD_EXEC_PID").ok().and_then(|pid| pid.parse().ok());
+    if started.is_some_and(|started: u32| started != std::process::id()) {
+        return Vec::new();
+    }
+    vec![Word::Extend(limit), Word::Status(message.to_owned())]
+}
+
 pub(super) fn notify(words: &[Word]) {
     if words.is_empty() {
         return;
@@ -53,6 +77,7 @@ fn states(word: &Word) -> Vec<NotifyState<'_>> {
         Word::Ready => vec![NotifyState::Ready],
         Word::Reloading(now) => vec![NotifyState::Reloading, NotifyState::MonotonicUsec(now.as_micros() as i128)],
         Word::Stopping => vec![NotifyState::Stopping],
+        Word::Alive => vec![NotifyState::Watchdog],
         Word::MainPid(pid) => vec![NotifyState::MainPid(*pid)],
         Word::Status(text) => vec![NotifyState::Status(text)],
         Word::Extend(time) => vec![NotifyState::ExtendTimeoutUsec(time.as_micros().try_into().unwrap_or(u32::MAX))],

@@ -10,7 +10,7 @@ use crate::driver::steward::{Duty, Over, Steward};
 use crate::error::{Failure, StateError};
 use crate::facade::blocking::handle::Handle;
 use crate::facade::blocking::listen::{Control, pause};
-use crate::facade::{Announcer, Finish, HandoffBuilder};
+use crate::facade::{Finish, HandoffBuilder};
 use crate::state::Received;
 use crate::sys::event::wait_readable;
 
@@ -49,14 +49,14 @@ pub struct Handoff {
     pub(super) generation: Arc<Generation>,
     pub(super) steward: Steward,
     pub(super) handle: Handle,
-    pub(super) announcer: Announcer,
     /// The application has been told to stop accepting.
     pub(super) superseded: bool,
 }
 
 impl Handoff {
     /// How to run the service at this control socket. To be called first in `main`: it notes by which path, with what
-    /// arguments and from where the program was started.
+    /// arguments and from where the program was started. With the feature `systemd` it takes the descriptors that `LISTEN_FDS`
+    /// speaks of, once in a process: from then on nothing else in this program may.
     pub fn builder(config: impl Into<Config>) -> HandoffBuilder<Handoff> {
         HandoffBuilder::new(config.into())
     }
@@ -189,9 +189,6 @@ impl Handoff {
 
     fn supersede(&mut self) {
         self.superseded = true;
-        if self.generation.is_stopping() {
-            self.announcer.stopping();
-        }
         self.handle.supersede();
     }
 

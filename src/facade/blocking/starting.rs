@@ -30,7 +30,7 @@ impl HandoffBuilder<Handoff> {
     ///
     /// As [`handoff_receive`].
     pub fn start(self) -> Result<Starting> {
-        let (config, how) = self.plan();
+        let (config, how) = self.plan()?;
         let caught = Caught::new(&how.operation.stop_on, &how.operation.upgrade_on)?;
         let early = EarlyStop::begin(Arc::new(caught))?;
         match handoff_receive(config.clone()) {
@@ -70,10 +70,10 @@ impl Starting {
     ///
     /// As [`Inheritance::ready`](crate::Inheritance::ready), and [`Error::Stopped`](crate::Error::Stopped) where
     /// [`Handle::stop`](crate::form::Handle::stop) was called before this process served.
-    pub fn ready(self) -> Result<Handoff> {
+    pub fn ready(mut self) -> Result<Handoff> {
+        self.keep_passed();
         let Starting { inheritance, handle, hooks, launch, announcer, drain, early } = self;
         early.is_ready();
-        let announcing = announcer.clone();
         let parts = Parts { handle: handle.clone(), hooks, launch, announcer, drain };
         // Nobody can tell a thread that blocks to end its connection.
         let steward = Starting::steward(parts, None, Duration::ZERO);
@@ -81,6 +81,6 @@ impl Starting {
         drop(early);
         steward.announce();
         let generation = Arc::clone(control.inner());
-        Ok(Handoff { control: Some(control), generation, steward, handle, announcer: announcing, superseded: false })
+        Ok(Handoff { control: Some(control), generation, steward, handle, superseded: false })
     }
 }

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::driver::generation::Generation;
 use crate::driver::steward::{Duty, Over, Steward};
 use crate::error::{Failure, Result, StateError};
-use crate::facade::{Announcer, Finish, HandoffBuilder};
+use crate::facade::{Finish, HandoffBuilder};
 use crate::state::{Received, panic_message};
 use crate::sys::event::Poller;
 
@@ -62,7 +62,6 @@ pub struct Handoff {
     idle: Option<Idle>,
     desk: Arc<Desk>,
     handle: Handle,
-    announcer: Announcer,
 }
 
 /// A steward whose task has not begun, with all that it needs.
@@ -173,9 +172,9 @@ impl Handoff {
         HandoffBuilder::new(config.into())
     }
 
-    pub(super) fn new(control: Control, steward: Idle, handle: Handle, announcer: Announcer) -> Handoff {
+    pub(super) fn new(control: Control, steward: Idle, handle: Handle) -> Handoff {
         let generation = Arc::clone(control.inner());
-        Handoff { control: Some(control), generation, idle: Some(steward), desk: Arc::default(), handle, announcer }
+        Handoff { control: Some(control), generation, idle: Some(steward), desk: Arc::default(), handle }
     }
 
     /// Completes when this process is to stop accepting: a successor is ready, or the service was told to stop.
@@ -358,9 +357,9 @@ impl Handoff {
     /// Has the steward attend to what comes, on a task.
     fn attend(&mut self) {
         if let Some(Idle { steward, poller }) = self.idle.take() {
-            let (generation, desk) = (Arc::clone(&self.generation), Arc::clone(&self.desk));
-            let (handle, announcer) = (self.handle.clone(), self.announcer.clone());
-            ::tokio::spawn(Attendant { generation, steward, poller, desk, handle, announcer }.run());
+            let desk = Arc::clone(&self.desk);
+            let handle = self.handle.clone();
+            ::tokio::spawn(Attendant { steward, poller, desk, handle }.run());
         }
     }
 
@@ -394,12 +393,10 @@ fn handed_on<T>(ended: Result<T, ::tokio::task::JoinError>) -> Option<T> {
 
 /// The task that attends to what comes.
 struct Attendant {
-    generation: Arc<Generation>,
     steward: Steward,
     poller: Watched<Arc<Poller>>,
     desk: Arc<Desk>,
     handle: Handle,
-    announcer: Announcer,
 }
 
 impl Attendant {
@@ -434,9 +431,6 @@ impl Attendant {
     }
 
     fn supersede(&self) {
-        if self.generation.is_stopping() {
-            self.announcer.stopping();
-        }
         let term = self.handle.shut();
         self.handle.tell(&term);
     }

@@ -29,7 +29,7 @@ impl HandoffBuilder<Handoff> {
     ///
     /// As there.
     pub async fn start(self) -> Result<Starting> {
-        let (config, how) = self.plan();
+        let (config, how) = self.plan()?;
         let caught = Caught::new(&how.operation.stop_on, &how.operation.upgrade_on)?;
         let early = EarlyStop::begin(Arc::new(caught))?;
         match handoff_receive(config.clone()).await {
@@ -79,17 +79,17 @@ impl Starting {
     /// # Errors
     ///
     /// As there.
-    pub async fn ready(self) -> Result<Handoff> {
+    pub async fn ready(mut self) -> Result<Handoff> {
+        self.keep_passed();
         let Starting { inheritance, handle, hooks, launch, announcer, drain, early } = self;
         early.is_ready();
-        let announcing = announcer.clone();
         let parts = Parts { handle: handle.clone(), hooks, launch, announcer, drain };
         let steward = Starting::steward(parts, Some(within_runtime()), ENDING);
         let steward = |generation: &Arc<Generation>| Idle::new(steward(generation)?);
         let (control, mut idle) = inheritance.ready_with(Some(Arc::clone(early.caught())), steward).await?;
         drop(early);
         idle.steward.announce();
-        Ok(Handoff::new(control, idle, handle, announcing))
+        Ok(Handoff::new(control, idle, handle))
     }
 }
 

@@ -1,16 +1,16 @@
 //! Who runs there already, compared with who a successor started from here would be.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use fd_handoff::client::Client;
 use nix::unistd::geteuid;
 
 use super::Finding;
+use crate::systemd::{Properties, Unit};
 
 pub(super) fn look(service: Option<&Client>) -> Vec<Finding> {
     let user = service.map(|service| judge_user(service.uid(), geteuid().as_raw()));
-    user.into_iter().chain([network(service)]).chain(unit(service)).collect()
+    user.into_iter().chain([network(service)]).chain(unit(service)).chain(service.and_then(watchdog)).collect()
 }
 
 /// A link of a process's in `/proc`, such as `ns/net`. Nothing where it may not be read, or the process has ended.
@@ -64,74 +64,83 @@ fn judge_network(own: &str, service: Option<&str>) -> Finding {
 }
 
 /// What systemd makes of an upgrade, where it runs the service, or else this command.
-fn unit(service: Option<&Client>) -> Option<Finding> {
+fn unit(service: Option<&Client>) -> Vec<Finding> {
     let pid = service.and_then(|service| service.process()?.id());
-    let cgroup = fs::read_to_string(pid.map_or("/proc/self/cgroup".to_owned(), |pid| format!("/proc/{pid}/cgroup")));
-    let unit = Unit::of(&cgroup.ok()?)?;
-    let properties = unit.properties()?;
-    let property = |name: &str| {
-        let line = properties.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        line.filter(|value| !value.is_empty())
+    let unit = Unit::running(pid).and_then(|unit| Some((unit.properties()?, unit.name)));
+    unit.map_or_else(Vec::new, |(properties, name)| judge_unit(&name, &properties))
+}
+
+/// A process that was started with another one's WATCHDOG_PID gives no signs of life, and its unit is ended for that.
+fn watchdog(service: &Client) -> Option<Finding> {
+    const CHECK: &str = "watchdog";
+    let process = service.process()?;
+    let pid = process.id()?;
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value = |name: &[u8]| {
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables
+            .find_map(|variable| variable.strip_prefix(name).map(|value| String::from_utf8_lossy(value).into_owned()))
     };
-    Some(judge_unit(&unit.name, property("Type")?, property("NotifyAccess")?))
+    let (_, stale) = value(b"WATCHDOG_USEC=").zip(value(b"WATCHDOG_PID=").filter(|told| *told != pid.to_string()))?;
+    Some(Finding::warning(
+        CHECK,
+        format!(
+            "process {pid} was told that process {stale} gives the watchdog its signs of life, and gives none itself"
+        ),
+        "start the successor without WATCHDOG_PID, as this library does",
+    ))
 }
 
-/// A unit of systemd's that runs a process.
-#[derive(Debug, PartialEq, Eq)]
-struct Unit {
-    name: String,
-    /// It belongs to a user's own service manager.
-    user: bool,
-}
-
-impl Unit {
-    /// The service unit that a process with this `/proc/PID/cgroup` is in. A scope (a login, a container) is none.
-    fn of(cgroup: &str) -> Option<Unit> {
-        cgroup.lines().find_map(|line| {
-            let (_, rest) = line.split_once(':')?;
-            let (controllers, path) = rest.split_once(':')?;
-            matches!(controllers, "" | "name=systemd").then(|| Unit::at(path))?
-        })
-    }
-
-    fn at(path: &str) -> Option<Unit> {
-        let mut parts = path.rsplit('/');
-        let name = parts.find(|part| part.ends_with(".service") || part.ends_with(".scope"))?;
-        let user = parts.any(|part| part.starts_with("user@"));
-        name.ends_with(".service").then(|| Unit { name: name.to_owned(), user })
-    }
-
-    /// What `systemctl show` says of it; nothing where it cannot be asked.
-    fn properties(&self) -> Option<String> {
-        let mut command = Command::new("systemctl");
-        if self.user {
-            command.arg("--user");
-        }
-        command.args(["show", "--property=Type", "--property=NotifyAccess", "--", &self.name]);
-        let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-}
-
-fn judge_unit(unit: &str, kind: &str, access: &str) -> Finding {
+fn judge_unit(unit: &str, properties: &Properties) -> Vec<Finding> {
     const CHECK: &str = "systemd";
+    let [kind, access] = ["Type", "NotifyAccess"].map(|name| properties.get(name));
     let found = format!("{unit} has Type={kind} and NotifyAccess={access}");
-    match (kind, access) {
-        ("notify" | "notify-reload", "all") => Finding::ok(CHECK, found),
-        ("notify" | "notify-reload", _) => Finding::warning(
-            CHECK,
-            format!("{found}: systemd does not hear the new process, and ends it when the old one ends"),
-            "set NotifyAccess=all",
-        ),
-        _ => Finding::warning(
-            CHECK,
-            format!(
-                "{found}: systemd does not follow an upgrade within this unit, and ends the new process when the old one ends"
-            ),
-            "set Type=notify and NotifyAccess=all, and build the service with the feature systemd; where each generation \
-             is a unit of its own, nothing",
-        ),
+    let doubts = doubts(unit, properties);
+    if doubts.is_empty() {
+        return vec![Finding::ok(CHECK, found)];
     }
+    let warning = |(doubt, advice)| Finding::warning(CHECK, format!("{found}: {doubt}"), advice);
+    doubts.into_iter().map(warning).collect()
+}
+
+/// What is wrong with a unit, and what to do about it. `handoff unit` writes one that has none of it.
+fn doubts(unit: &str, properties: &Properties) -> Vec<(&'static str, &'static str)> {
+    let is = |name: &str, value: &str| properties.get(name) == value;
+    let notifies = is("Type", "notify") || is("Type", "notify-reload");
+    let template = unit.contains('@');
+    let mut doubts = Vec::new();
+    let mut doubt = |found: bool, what: &'static str, advice: &'static str| {
+        if found {
+            doubts.push((what, advice));
+        }
+    };
+    doubt(
+        !notifies,
+        "systemd does not follow an upgrade within this unit, and ends the new process when the old one ends",
+        "set Type=notify and NotifyAccess=all, and build the service with the feature systemd; where each generation is a unit \
+         of its own, nothing",
+    );
+    doubt(
+        notifies && !is("NotifyAccess", "all"),
+        "systemd does not hear an old process that takes the service back after its successor has crashed",
+        "set NotifyAccess=all",
+    );
+    doubt(
+        properties.get("ExecStop").is_empty(),
+        "after an upgrade, stop and restart kill the service at once, since systemd has not started its main process",
+        "set ExecStop=handoff stop SOCKET, with the command's whole path: handoff unit writes it",
+    );
+    doubt(
+        template && is("Restart", "always"),
+        "an instance that was replaced is started again, and takes the service back",
+        "set Restart=on-failure",
+    );
+    doubt(
+        template && !properties.get("RuntimeDirectory").is_empty() && is("RuntimeDirectoryPreserve", "no"),
+        "the end of one instance removes the control socket of the next with its directory",
+        "set RuntimeDirectoryPreserve=yes",
+    );
+    doubts
 }
 
 #[cfg(test)]
@@ -154,31 +163,37 @@ mod tests {
     }
 
     #[test]
-    fn the_unit_of_a_process_is_found_in_either_hierarchy() {
-        let found = |cgroup: &str| Unit::of(cgroup).map(|unit| (unit.name, unit.user));
-        let named = |name: &str, user| Some((name.to_owned(), user));
-        assert_eq!(found("0::/system.slice/app.service\n"), named("app.service", false));
-        assert_eq!(found("0::/system.slice/app.service/payload\n"), named("app.service", false));
-        assert_eq!(
-            found("4:memory:/x.service\n1:name=systemd:/system.slice/app.service\n"),
-            named("app.service", false)
-        );
-        let own = "/user.slice/user-1000.slice/user@1000.service";
-        assert_eq!(found(&format!("0::{own}/app.slice/app.service\n")), named("app.service", true));
-        assert_eq!(found(&format!("0::{own}/app.slice/terminal.scope\n")), None);
-        assert_eq!(found("0::/user.slice/user-1000.slice/session-3.scope\n"), None);
-        assert_eq!(found("1:name=systemd:/\n0::/system.slice/app.service\n"), named("app.service", false));
-        assert_eq!(found("0::/\n"), None);
-        assert_eq!(found(""), None);
-    }
-
-    #[test]
-    fn a_unit_that_does_not_let_the_new_process_speak_is_a_warning() {
-        let judge = |kind, access| judge_unit("app.service", kind, access);
-        assert_eq!(judge("notify", "all").verdict, Verdict::Ok);
-        assert_eq!(judge("notify-reload", "all").verdict, Verdict::Ok);
-        let main = judge("notify", "main");
-        assert_eq!((main.verdict, main.advice.as_deref()), (Verdict::Warning, Some("set NotifyAccess=all")));
-        assert!(judge("simple", "none").advice.unwrap().contains("Type=notify"));
+    fn a_unit_is_doubted_for_what_will_not_do() {
+        let judge = |unit, changes: &[(&str, &str)]| {
+            let good = [
+                ("Type", "notify"),
+                ("NotifyAccess", "all"),
+                ("ExecStop", "{ path=/usr/bin/handoff }"),
+                ("Restart", "no"),
+            ];
+            judge_unit(unit, &good.iter().chain(changes).map(|(name, value)| format!("{name}={value}\n")).collect())
+        };
+        let is_good = |found: Vec<Finding>| matches!(&found[..], [finding] if finding.verdict == Verdict::Ok);
+        assert!(is_good(judge("app.service", &[])));
+        assert!(is_good(judge("app.service", &[("Type", "notify-reload")])));
+        assert!(is_good(judge("app.service", &[("Restart", "always")])));
+        for (unit, changes, advice) in [
+            ("app.service", &[("NotifyAccess", "main")][..], "NotifyAccess=all"),
+            ("app.service", &[("Type", "simple"), ("NotifyAccess", "none")], "Type=notify"),
+            ("app.service", &[("ExecStop", "")], "ExecStop=handoff stop"),
+            ("app@blue.service", &[("Restart", "always")], "Restart=on-failure"),
+            (
+                "app@blue.service",
+                &[("RuntimeDirectory", "app"), ("RuntimeDirectoryPreserve", "no")],
+                "RuntimeDirectoryPreserve=yes",
+            ),
+        ] {
+            let found = judge(unit, changes);
+            let [Finding { verdict: Verdict::Warning, advice: Some(given), .. }] = &found[..] else {
+                panic!("{found:?}")
+            };
+            assert!(given.contains(advice), "{changes:?}: {given}");
+        }
+        assert_eq!(judge("app.service", &[("NotifyAccess", "main"), ("ExecStop", "")]).len(), 2);
     }
 }

@@ -69,8 +69,18 @@ fn server_frames() -> Vec<ServerFrame> {
         netns: Some(1),
         file: Some(FileId { dev: 1, ino: u64::MAX }),
         path: Some(FileId { dev: u64::MAX, ino: 1 }),
+        passed: true,
     };
-    let bare = Entry { index: 0, addr: None, cookie: None, netns: None, file: None, path: None, ..full.clone() };
+    let bare = Entry {
+        index: 0,
+        addr: None,
+        cookie: None,
+        netns: None,
+        file: None,
+        path: None,
+        passed: false,
+        ..full.clone()
+    };
     let text = || "line\nbreak".to_owned();
     let words = [(text(), text())].into();
     let history = vec![attempt(None, None), attempt(Some(1), Some("a\nb"))];

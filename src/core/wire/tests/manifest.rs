@@ -23,10 +23,12 @@ fn entries() -> Vec<Arc<Entry>> {
         netns: Some(1),
         file: Some(FileId { dev: 0, ino: u64::MAX }),
         path: Some(FileId { dev: u64::MAX, ino: 0 }),
+        passed: true,
     };
     let plain = Entry { name: Name::try_from("http").unwrap(), kind: Kind::TcpListener, file: None, ..full.clone() };
     let pipe =
-        Entry { index: 0, addr: None, cookie: None, netns: None, kind: Kind::Pipe, file: full.file, ..plain.clone() };
+        Entry { kind: Kind::Pipe, index: 0, addr: None, cookie: None, netns: None, file: full.file, ..plain.clone() };
+    let pipe = Entry { passed: false, ..pipe };
     [plain, pipe, full].map(Arc::new).into()
 }
 
@@ -52,7 +54,7 @@ fn both_readers_take_null_for_what_is_absent() {
     let line =
         |field: &str| format!(r#"{{"type":"descriptors","batch":0,"entries":[{{"name":"a",{field}"kind":"file"}}]}}"#);
     let plain = ServerFrame::parse(line("").as_bytes()).unwrap();
-    for field in ["index", "addr", "cookie", "netns", "file", "path"] {
+    for field in ["index", "addr", "cookie", "netns", "file", "path", "passed"] {
         let line = line(&format!(r#""{field}":null,"#));
         assert_eq!(ServerFrame::parse(line.as_bytes()).as_ref(), Ok(&plain), "{line}");
         assert_eq!(ServerFrame::parse(format!(" {line}").as_bytes()).as_ref(), Ok(&plain), "{line}");
