@@ -319,9 +319,9 @@ mod status {
     #[test]
     fn a_successor_that_never_started_is_no_process_0() {
         let (directory, path) = place();
-        // Its own copy, which goes: there is nothing to start then.
+        // Its own name, which goes: there is nothing to start then.
         let program = directory.path().join("http");
-        std::fs::copy(example::program("http"), &program).unwrap();
+        std::os::unix::fs::symlink(example::program("http"), &program).unwrap();
         let _service = serving(Command::new(&program).args(["--listen", "127.0.0.1:0", "--control", &path]));
         std::fs::remove_file(&program).unwrap();
 

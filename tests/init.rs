@@ -30,7 +30,7 @@ fn an_upgrade_under_an_init_of_one_program_waits_for_a_process_from_elsewhere() 
     let Place { directory, path } = place();
     // What counts is the name that the kernel has for it.
     let tini = directory.path().join("tini");
-    std::fs::copy("/bin/sh", &tini).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", &tini).unwrap();
     let control = path.to_str().unwrap();
     let service = format!(
         "{} --listen 127.0.0.1:0 --control {control} --timeouts probation=0 & wait",
