@@ -6,8 +6,11 @@ use crate::Row;
 use crate::harness::{Container, Engine, example};
 use crate::load::Load;
 
-pub(crate) const ROWS: &[Row] =
-    &[("the next container, ten times", ten_times), ("rollout.sh, with a good image and with others", rollouts)];
+pub(crate) const ROWS: &[Row] = &[
+    ("the next container, ten times", ten_times),
+    ("rollout.sh, with a good image and with others", rollouts),
+    ("restart: always on every container, 30 restarts", always),
+];
 
 fn ten_times(engine: &Engine) -> String {
     let place = engine.place();
@@ -24,6 +27,39 @@ fn ten_times(engine: &Engine) -> String {
     }
     load.goes_on(30);
     load.lost_nothing()
+}
+
+/// Whoever was superseded comes back, and is no use but as a keeper.
+fn always(engine: &Engine) -> String {
+    const RESTARTS: usize = 30;
+    let place = engine.place();
+    let start = |version| place.serve(version, &["--restart", "always"], &[]);
+    let mut all = vec![start(1)];
+    all[0].is_ready();
+    let load = Load::start(place.port);
+    let mut restarts = 0;
+    while restarts < RESTARTS {
+        load.goes_on(20);
+        let newest = start(1 + all.len() as u32 % 2);
+        newest.is_ready();
+        // The engine has started it again by now, or will.
+        let superseded = all.last().unwrap();
+        superseded.until("it has come back", || superseded.inspect("{{.RestartCount}}") != "0");
+        restarts += 1;
+        all.push(newest);
+        for old in &all[..all.len() - 1] {
+            old.restart();
+            restarts += 1;
+        }
+        let newest = all.last().unwrap();
+        newest.is_kept();
+        assert_eq!(newest.exec(&["/handoff", "ready"]).0, Some(0), "the newest serves: {}", newest.status());
+        let instance = newest.inspect("{{.Id}}");
+        assert_eq!(newest.status()["instance"], instance.as_str());
+    }
+    load.goes_on(20);
+    let told = load.lost_nothing();
+    format!("{told}, {restarts} restarts of {} containers", all.len())
 }
 
 fn rollouts(engine: &Engine) -> String {

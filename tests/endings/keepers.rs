@@ -32,6 +32,7 @@ pub(crate) fn rows(rows: &mut Rows) {
     rows.add("the keeper is told to stop while P serves: nothing happens to P", keeper_told_to_stop);
     rows.add("the keeper is told to stop while nobody serves: the next start is a cold one", keeper_ends_the_service);
     rows.add("a second keeper waits, and keeps when the first has gone", second_keeper);
+    rows.add("a keeper without descriptors: the service does not care, and another one keeps it", short_of_files);
     rows.add("a state that processes die of is left out", poison);
     rows.add("a keeper that listens first has the sockets before there is a service", listens_first);
     rows.add("the keeper is killed and started again at any moment, under load", restless_keeper);
@@ -326,6 +327,22 @@ fn second_keeper(world: &World) -> Check<String> {
     stands_by(world, "L", &p)?;
     p.kill()?;
     nobody_serves(world, &l, "has crashed")?;
+    Ok(String::new())
+}
+
+fn short_of_files(world: &World) -> Check<String> {
+    let p = world.serving("P", "")?;
+    // Enough to begin, and not to receive anything.
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "ulimit -n 20; exec \"$0\" keep"]).arg(program);
+    let mut short = world.run(command, "K", "")?;
+    world.hears("K", "cannot keep the service now")?;
+    world.owned_by(&p, 1)?;
+    short.kill()?;
+    let k = keeper(world, "L", "")?;
+    stands_by(world, "L", &p)?;
+    is_kept_by(world, &k)?;
     Ok(String::new())
 }
 

@@ -28,6 +28,8 @@ use crate::sys::event::{Signal, is_readable, wait_readable};
 
 /// How soon to look again where there is no service yet, or where it is about to be another process's.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How often that pause doubles where the service refuses a keeper: another one may be there for as long as it lives.
+const MOST_DOUBLED: u32 = 4;
 /// How soon to try again whether the service is nobody's.
 const CLAIM_AGAIN: Duration = Duration::from_millis(20);
 /// How often a crashed process may have had the same state.
@@ -222,6 +224,8 @@ struct Keeping {
     woken: Arc<Signal>,
     /// What was last said of a search in vain: once is enough.
     said: String,
+    /// How often in a row a service was found that did not give anything.
+    in_vain: u32,
 }
 
 /// What a keeper has to do next.
@@ -244,7 +248,7 @@ impl Keeping {
     fn new(keeper: Keeper, stop: Stop) -> Result<Keeping> {
         let (given_back, back) = channel();
         let (woken, tries) = (Arc::new(signal()?), StateTries::new(keeper.state_tries));
-        Ok(Keeping { keeper, stop, kept: None, tries, given_back, back, woken, said: String::new() })
+        Ok(Keeping { keeper, stop, kept: None, tries, given_back, back, woken, said: String::new(), in_vain: 0 })
     }
 
     fn run(mut self) -> Result<()> {
@@ -316,7 +320,8 @@ impl Keeping {
     }
 
     fn again(&self) -> Instant {
-        Instant::now() + if self.kept.is_some() { CLAIM_AGAIN } else { LOOK_AGAIN }
+        let look_again = LOOK_AGAIN * 2_u32.pow(self.in_vain.min(MOST_DOUBLED));
+        Instant::now() + if self.kept.is_some() { CLAIM_AGAIN } else { look_again }
     }
 
     /// Receives everything from the owner, and stands by.
@@ -325,6 +330,7 @@ impl Keeping {
             match transfer.poll() {
                 Some(Ok(arrived)) => return self.stand_by(transfer.finish(arrived)),
                 Some(Err(error)) => {
+                    self.in_vain = self.in_vain.saturating_add(1);
                     self.say_once(&error.to_string());
                     return Ok(None);
                 }
@@ -346,6 +352,7 @@ impl Keeping {
         kept.name(&mut inherited);
         self.kept = Some(kept);
         self.tries.renew();
+        self.in_vain = 0;
         let begun = inherited.prepare(None).and_then(|(prepared, reception)| {
             self.tell(prepared.generation(), KeptSince::Stop { pid })?;
             let control = Control::begin(Arc::clone(prepared.generation()), reception)?;
