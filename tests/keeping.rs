@@ -257,3 +257,38 @@ fn an_address_that_is_none_is_wrong_usage() {
         assert!(String::from_utf8_lossy(&done.stderr).contains("NAME=ADDR, as in http=0.0.0.0:8080"));
     }
 }
+
+#[test]
+fn a_service_that_another_process_keeps_is_started_again_and_one_that_was_replaced_from_elsewhere_ends() {
+    let ((_directory, control), listen) = (place(), address(6));
+    let mut keeper = Running::start(&mut handoff(&["keep", &control]));
+    let mut service = run(&control, &listen, &[]);
+    let first = service.started();
+    keeper.says(&[&format!("process {first}, generation 1, serves")]);
+    send(first, Signal::SIGKILL);
+    let (second, _) = ask(&listen);
+    assert_eq!(service.started(), second);
+    // The next one is none of this command's.
+    let mut next = Process::start("http", &["--listen", &listen, "--control", &control]);
+    service.ends_with(0);
+    assert_eq!(ask(&listen).0, next.child.id());
+    send(next.child.id(), Signal::SIGTERM);
+    next.ends_well();
+}
+
+#[test]
+fn told_twice_it_waits_for_nothing() {
+    let ((_directory, control), listen) = (place(), address(7));
+    let mut service = run(&control, &listen, &[]);
+    service.says(&["serves; everything is kept"]);
+    // It drains for ten seconds, for this one.
+    let mut kept = TcpStream::connect(&listen).unwrap();
+    write!(kept, "GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    let mut some = [0; 16];
+    kept.read_exact(&mut some).unwrap();
+    service.signal(Signal::SIGTERM);
+    service.says(&["has stopped; connections wait"]);
+    service.signal(Signal::SIGTERM);
+    service.ends_with(0);
+    drop(kept);
+}

@@ -68,12 +68,20 @@ impl Children {
         Some(self.codes.get(&pid).copied().or(last).unwrap_or_default())
     }
 
-    pub(super) fn terminate(pid: u32) {
-        if let Ok(pid) = i32::try_from(pid) {
+    /// Sends SIGTERM to each that is left: one that drains has no control socket any more, and one that initialises none yet.
+    pub(super) fn terminate() {
+        for pid in living() {
             // One that has ended needs no telling.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
     }
+}
+
+/// The children of all of this process's threads. See `/proc/tid/children` in `proc(5)`.
+fn living() -> Vec<i32> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
 fn next() -> Option<Ended> {

@@ -135,16 +135,17 @@ impl Service {
         Ok(())
     }
 
-    /// Whoever has ended is reaped. The service has ended with them where none is left and nobody keeps it.
+    /// Whoever has ended is reaped. The service has ended with them where none is left and this command does not keep it; another
+    /// container's process may serve, or keep it.
     fn reap(&mut self, waits: bool) -> Option<(Ending, Option<u32>)> {
         let last = self.children.reap()?;
         if waits || self.ends.is_some() || self.children.any() {
             return None;
         }
-        // The keeper has it, and says how it came to that; where it does not, the last process has said it with its code.
-        let kept = Client::connect(&self.path).is_ok();
+        // This command's own keeper has it, and says how it came to that; where not, the last process has said so with its code.
+        let answers = Client::connect(&self.path).ok().and_then(|client| client.process()?.id());
         let how = if last.code == 0 { Ending::Stopped } else { Ending::Crashed };
-        (!kept).then_some((how, Some(last.pid)))
+        (answers != Some(std::process::id())).then_some((how, Some(last.pid)))
     }
 
     fn hear(&mut self, event: &KeeperEvent) -> Option<(Ending, Option<u32>)> {
@@ -163,16 +164,9 @@ impl Service {
     fn obey(&mut self, told: Told) {
         match told {
             Told::Child => {}
-            Told::Stop if self.policy.told_to_stop() => self.terminate(),
+            Told::Stop if self.policy.told_to_stop() => Children::terminate(),
             Told::Stop => self.ask("stop", |client| client.stop()),
             Told::Upgrade => self.ask("upgrade", |client| client.upgrade(None)),
-        }
-    }
-
-    /// One that drains has no control socket any more, and one that initialises none yet.
-    fn terminate(&self) {
-        if let Some(pid) = self.owner {
-            Children::terminate(pid);
         }
     }
 
@@ -181,15 +175,15 @@ impl Service {
     where
         S: Iterator<Item = fd_handoff::Result<Step>> + 'static,
     {
-        let (path, tell, owner) = (self.path.clone(), self.tell.clone(), self.owner);
+        let (path, tell) = (self.path.clone(), self.tell.clone());
         std::thread::spawn(move || {
             let done = Client::connect(&path).and_then(ask).and_then(outcome);
             let Err(error) = done else { return };
-            match owner.filter(|_| word == "stop") {
+            match word {
                 // It initialises, or is a program of another kind.
-                Some(pid) => Children::terminate(pid),
+                "stop" => Children::terminate(),
                 // Whoever would hear it ends together with this command.
-                None => drop(tell.send(News::Failed(format!("no {word}: {}", explain(&path, error))))),
+                _ => drop(tell.send(News::Failed(format!("no {word}: {}", explain(&path, error))))),
             }
         });
     }
