@@ -109,17 +109,14 @@ impl<F: Form> Starting<F> {
                 }
                 alive
             };
-            let stopped = move || {
-                bound.remove_paths();
-                announcer.stopped();
-            };
             let application = Application {
                 hooks,
                 offer: Box::new(move || registry::offer(&sockets.table())),
                 connections: Box::new(move || F::count(&connections)),
                 serving: Box::new(move || announcing.serving(number)),
                 stopping: Box::new(move |limit| ending_soon.stopping(limit)),
-                stopped: Box::new(stopped),
+                stopped: Box::new(move || bound.remove_paths()),
+                withdrawn: Box::new(move || announcer.stopped()),
                 watchdog,
                 sign_of_life: Box::new(sign_of_life),
                 surround,

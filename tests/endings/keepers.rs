@@ -19,6 +19,7 @@ const TIMES: usize = 8;
 
 pub(crate) fn rows(rows: &mut Rows) {
     rows.add("with a keeper, a stop and a start lose nothing, under load", stop_and_start);
+    rows.add("with a keeper, a stop takes the pidfile away, and leaves the sockets", outside);
     rows.add("with a keeper, a stop lets a kept connection drain, whose count arrives", stop_with_a_kept_connection);
     rows.add("with a keeper, a crash and a start refuse nobody, under load", crash_and_start);
     rows.add("a keeper has the last checkpoint of a service that is killed", checkpoint);
@@ -143,6 +144,23 @@ fn stop_with_a_kept_connection(world: &World) -> Check<String> {
     world.hears("S", "absorbs 5")?;
     let answer = world.ask()?;
     require(answer.count == 7, || format!("{answer:?}"))?;
+    Ok(String::new())
+}
+
+/// What those outside see.
+fn outside(world: &World) -> Check<String> {
+    let pidfile = world.control.with_file_name("pid");
+    let named = || std::fs::read_to_string(&pidfile).ok().and_then(|pid| pid.trim().parse::<u32>().ok());
+    let mut p = world.serving("P", "pidfile=yes")?;
+    let k = keeper(world, "K", "")?;
+    stands_by(world, "K", &p)?;
+    require(named() == Some(p.pid()), || format!("{:?}", named()))?;
+    p.signal(Signal::SIGTERM);
+    p.exits_with(0)?;
+    require(named().is_none(), || format!("{:?}", named()))?;
+    nobody_serves(world, &k, "has stopped")?;
+    let s = world.serving("S", "pidfile=yes")?;
+    require(named() == Some(s.pid()), || format!("{:?}", named()))?;
     Ok(String::new())
 }
 

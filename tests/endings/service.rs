@@ -70,6 +70,7 @@ impl Behaviour {
         let builder = builder.stop_on(SignalKind::terminate()).upgrade_on(SignalKind::hangup());
         let builder = builder.drain(self.millis("drain").unwrap_or(Duration::from_secs(60)));
         let path = self.path();
+        let builder = if self.is("pidfile", "yes") { builder.pidfile(path.with_file_name("pid")) } else { builder };
         builder.successor(move || {
             let mut command = Command::new("/proc/self/exe");
             command.arg("serve").env(BEHAVIOUR, path.with_file_name(NEXT));

@@ -27,13 +27,16 @@ pub(super) struct Handover {
     failure: Option<Failure>,
     /// By when the successor has to be ready, whatever progress it makes, and why.
     limit: Option<(Instant, Late)>,
+    /// The successor is a keeper.
+    to_keeper: bool,
     over: bool,
 }
 
 impl Handover {
     pub(super) fn to(giving: Giving, waits: FinishWaits, limit: Option<Instant>) -> Handover {
         let limit = limit.map(|limit| (limit, TOO_LATE));
-        Handover { giving: Some(giving), limit, ..Handover::by(Finish::hand_over(waits)) }
+        let to_keeper = giving.is_to_keeper();
+        Handover { giving: Some(giving), limit, to_keeper, ..Handover::by(Finish::hand_over(waits)) }
     }
 
     pub(super) fn stop(waits: FinishWaits, superseded: bool) -> Handover {
@@ -41,7 +44,17 @@ impl Handover {
     }
 
     fn by(finish: Finish) -> Handover {
-        Handover { finish, giving: None, asked: None, state: None, lost: None, failure: None, limit: None, over: false }
+        Handover {
+            finish,
+            giving: None,
+            asked: None,
+            state: None,
+            lost: None,
+            failure: None,
+            limit: None,
+            to_keeper: false,
+            over: false,
+        }
     }
 
     pub(super) fn giving(&mut self) -> Option<&mut Giving> {
@@ -190,6 +203,7 @@ impl Steward {
     /// Where this process owns the service, nobody does from here on.
     fn settle(&self) {
         if self.generation.is_accepting() {
+            (self.application.withdrawn)();
             (self.application.stopped)();
         }
         self.generation.wind_up(Ending::Stopped);
@@ -285,6 +299,10 @@ impl Steward {
 
     fn exit(&mut self, handover: &mut Handover) -> Duty {
         handover.over = true;
+        if handover.to_keeper {
+            // It takes the service, and not this process's place.
+            (self.application.withdrawn)();
+        }
         let stopped = self.generation.is_accepting();
         self.generation.leave(if stopped { Leave::Stopped } else { Leave::HandedOver });
         match handover.failure.take() {

@@ -62,6 +62,8 @@ pub(crate) struct Application {
     pub(crate) stopping: Box<dyn Fn(Duration) + Send + Sync>,
     /// The service stops: what only an owner may see to, while nobody else can begin to serve.
     pub(crate) stopped: Box<dyn Fn() + Send + Sync>,
+    /// This process serves no more, whoever does.
+    pub(crate) withdrawn: Box<dyn Fn() + Send + Sync>,
     /// How often a service manager wants a sign of life, if it does.
     pub(crate) watchdog: Option<Duration>,
     /// Gives it one, if the application says that it lives. Returns whether it does.
