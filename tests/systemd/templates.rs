@@ -24,7 +24,7 @@ fn in_turn(machine: &Machine) -> Check<String> {
         let status = machine.status(SOCKET)?;
         require(status["generation"] == turn, || format!("generation {turn} does not serve: {status}"))?;
         let main = machine.property(instance(turn), "MainPID");
-        require(status["pid"].to_string() == main, || format!("process {main} is the main one: {status}"))?;
+        require(status["pid"].as_u64() == main.parse().ok(), || format!("process {main} is the main one: {status}"))?;
     }
     // Nothing has been started again meanwhile.
     for name in [instance(0), instance(1)] {
