@@ -6,6 +6,8 @@ mod manager;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::core::wire::Event;
@@ -14,6 +16,8 @@ use crate::core::wire::Event;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Announcer {
     pub(super) pidfile: Option<PathBuf>,
+    /// Another unit's process has taken over.
+    apart: Arc<AtomicBool>,
 }
 
 impl Announcer {
@@ -62,13 +66,21 @@ impl Announcer {
     pub(crate) fn tell(&self, event: &Event, ready: Duration) {
         #[cfg(feature = "systemd")]
         {
-            let mut words = manager::words(event, ready);
-            // The last one, until the next process is heard: no gap is longer than the interval between two.
-            if event.event == crate::core::wire::News::Active && self.watchdog().is_some() {
-                words.push(manager::Word::Alive);
+            let active = event.event == crate::core::wire::News::Active;
+            let elsewhere = active && event.pid.is_some_and(manager::is_elsewhere);
+            let mut words = manager::words(event, ready, elsewhere);
+            if active {
+                self.apart.store(elsewhere, Ordering::SeqCst);
+                // The last one, until the next process is heard: no gap is longer than the interval between two.
+                words.extend(self.watchdog().map(|_| manager::Word::Alive));
             }
             manager::notify(&words);
         }
+    }
+
+    /// Whether the manager minds this process on its own, and the one that serves now in another unit.
+    pub(crate) fn is_minded_apart(&self) -> bool {
+        self.apart.load(Ordering::SeqCst)
     }
 
     /// This process was told to stop, which may take so long.

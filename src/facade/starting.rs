@@ -100,7 +100,7 @@ impl<F: Form> Starting<F> {
             let (telling, ready) = (announcer.clone(), generation.config.timeouts.ready);
             generation.tells(move |event| telling.tell(event, ready));
             let (announcing, ending_soon, number) = (announcer.clone(), announcer.clone(), generation.number);
-            let living = announcer.clone();
+            let (living, minded) = (announcer.clone(), announcer.clone());
             let watchdog = announcer.watchdog();
             let sign_of_life = move || {
                 let alive = hearts.all_beat();
@@ -119,6 +119,7 @@ impl<F: Form> Starting<F> {
                 withdrawn: Box::new(move || announcer.stopped()),
                 watchdog,
                 sign_of_life: Box::new(sign_of_life),
+                is_minded_apart: Box::new(move || minded.is_minded_apart()),
                 surround,
                 drain,
                 ending,

@@ -193,9 +193,9 @@ impl Machine {
         Err(format!("systemctl {}: {}\n{status}", args.join(" "), said(&done)))
     }
 
-    /// What the journal has of a unit.
-    pub(crate) fn journal(&self, unit: &str) -> String {
-        said(&self.command("journalctl").args(["--no-pager", "-o", "cat", "-u", unit]).output().unwrap())
+    /// What the journal has of the units.
+    pub(crate) fn journal(&self) -> String {
+        said(&self.command("journalctl").args(["--no-pager", "-o", "short-precise", "-u", "app*"]).output().unwrap())
     }
 
     /// What `systemctl show` says.

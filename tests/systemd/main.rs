@@ -4,13 +4,16 @@
 
 #[path = "../common/clients.rs"]
 mod clients;
+mod crashes;
 #[path = "../common/example.rs"]
 mod example;
+mod hardened;
 mod load;
 mod machine;
 mod reloads;
 mod sockets;
 mod stops;
+mod templates;
 mod watchdog;
 
 use std::path::Path;
@@ -52,7 +55,7 @@ fn shipped(more: &[&str], changes: &str) -> Vec<(String, String)> {
 fn report(machine: &Machine, found: Check<String>) {
     match found {
         Ok(found) => println!("{found}"),
-        Err(error) => panic!("{error}\n{}", machine.journal("app.service")),
+        Err(error) => panic!("{error}\n{}", machine.journal()),
     }
 }
 

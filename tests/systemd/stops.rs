@@ -1,5 +1,7 @@
 //! `systemctl stop` and `restart` drain, however often the service has been upgraded.
 
+use std::time::{Duration, Instant};
+
 use crate::load::Kept;
 use crate::{Check, Debian, Machine, main_pid, report, require, shipped, until};
 
@@ -26,7 +28,16 @@ fn stops(machine: &Machine) -> Check<String> {
         drains(machine, upgrades, beside_predecessor, "stop").map_err(failed)?;
         until("the unit is inactive", || is(machine, "inactive").then_some(()))?;
     }
-    Ok("5 stops and 5 restarts, all drained".to_owned())
+    // Nobody says anything on this one until the drain deadline, which is beyond TimeoutStopSec=.
+    machine.does(&["start", "app.service"])?;
+    machine.does(&["reload", "app.service"])?;
+    until("the predecessor has ended", || (processes(machine) == 1).then_some(()))?;
+    let (idle, began) = (Kept::open(machine, 1)?, Instant::now());
+    machine.does(&["stop", "app.service"])?;
+    let (took, result) = (began.elapsed(), machine.property("app.service", "Result"));
+    drop(idle);
+    require(took > Duration::from_secs(2) && result == "success", || format!("{result} after {took:?}"))?;
+    Ok(format!("5 stops and 5 restarts, all drained; one drained for {took:?}, with TimeoutStopSec=1"))
 }
 
 fn drains(machine: &Machine, upgrades: u64, beside_predecessor: bool, how: &str) -> Check {

@@ -245,7 +245,7 @@ impl Steward {
     fn hear_successor(&mut self, handover: &mut Handover) -> bool {
         let Some(giving) = &mut handover.giving else { return false };
         let heard = giving.poll(&[]);
-        if matches!(heard, Some(Milestone::Active)) {
+        if matches!(heard, Some(Milestone::Active)) && !(self.application.is_minded_apart)() {
             self.watchdog.superseded();
         }
         let input = match heard {

@@ -68,6 +68,8 @@ pub(crate) struct Application {
     pub(crate) watchdog: Option<Duration>,
     /// Gives it one, if the application says that it lives. Returns whether it does.
     pub(crate) sign_of_life: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Whether a service manager minds the successor apart from this process, which it then wants signs of life from until it ends.
+    pub(crate) is_minded_apart: Box<dyn Fn() -> bool + Send + Sync>,
     /// What surrounds the application's hooks.
     pub(crate) surround: Option<Surround>,
     /// How long this process may drain.

@@ -23,8 +23,9 @@ pub(super) enum Word {
     Extend(Duration),
 }
 
-/// What follows from an event of a predecessor's. A successor that reports has until `ready` from then on.
-pub(super) fn words(event: &Event, ready: Duration) -> Vec<Word> {
+/// What follows from an event of a predecessor's. A successor that reports has until `ready` from then on. `elsewhere`: another
+/// unit runs it, as the next instance of a template does.
+pub(super) fn words(event: &Event, ready: Duration, elsewhere: bool) -> Vec<Word> {
     let Event { event, pid, message, .. } = event;
     let status = || Word::Status(message.clone());
     match event {
@@ -32,6 +33,8 @@ pub(super) fn words(event: &Event, ready: Duration) -> Vec<Word> {
         News::Progress => vec![Word::Extend(ready), status()],
         // A reload that has failed has ended, too.
         News::Failed => vec![Word::Ready, Word::Status(format!("the upgrade failed: {message}"))],
+        // Another unit's main process is not this one's, which ends when this process does.
+        News::Active if elsewhere => vec![Word::Ready, status()],
         // In one message: what this process says after it has given the main process away, nobody hears.
         News::Active => pid.iter().map(|pid| Word::MainPid(*pid)).chain([Word::Ready, status()]).collect(),
         News::Stranded | News::OwnerUnknown => vec![status()],
@@ -59,6 +62,20 @@ pub(super) fn starting(message: &str, limit: Duration) -> Vec<Word> {
         return Vec::new();
     }
     vec![Word::Extend(limit), Word::Status(message.to_owned())]
+}
+
+/// Whether another unit runs this process. What cannot be seen is ours.
+pub(super) fn is_elsewhere(pid: u32) -> bool {
+    let cgroup = |process: &str| std::fs::read_to_string(format!("/proc/{process}/cgroup")).ok();
+    let units = cgroup("self").zip(cgroup(&pid.to_string()));
+    units.and_then(|(own, other)| unit(&own).zip(unit(&other)).map(|(own, other)| own != other)).unwrap_or_default()
+}
+
+/// The unit that this content of `/proc/PID/cgroup` speaks of: see `cgroups(7)`.
+fn unit(cgroup: &str) -> Option<&str> {
+    let named = |line: &'_ &str| line.starts_with("0::") || line.contains(":name=systemd:");
+    let end = |path: &str| path.rfind(".service").map(|end| end + ".service".len());
+    cgroup.lines().filter(named).find_map(|line| Some(&line[..end(line)?]))
 }
 
 pub(super) fn notify(words: &[Word]) {
@@ -91,7 +108,7 @@ mod tests {
     fn told(event: News) -> Vec<Word> {
         let message = "how it goes".to_owned();
         let event = Event { event, generation: 1, pid: Some(7), elapsed_us: None, connections: None, message };
-        words(&event, Duration::from_secs(60))
+        words(&event, Duration::from_secs(60), false)
     }
 
     #[test]
@@ -104,5 +121,21 @@ mod tests {
         assert_eq!(told(News::Active), [Word::MainPid(7), Word::Ready, status.clone()]);
         assert_eq!(told(News::Progress), [Word::Extend(Duration::from_secs(60)), status]);
         assert_eq!(told(News::Release), []);
+    }
+
+    #[test]
+    fn a_process_of_another_unit_is_not_this_ones_main_process() {
+        let message = "the successor serves".to_owned();
+        let event =
+            Event { event: News::Active, generation: 1, pid: Some(7), elapsed_us: None, connections: None, message };
+        let told = words(&event, Duration::ZERO, true);
+        assert_eq!(told, [Word::Ready, Word::Status("the successor serves".to_owned())]);
+
+        let blue = "0::/system.slice/system-app.slice/app@blue.service\n";
+        assert_ne!(unit(blue), unit("0::/system.slice/system-app.slice/app@green.service\n"));
+        assert_eq!(unit(blue), unit("0::/system.slice/system-app.slice/app@blue.service/payload\n"));
+        assert_eq!(unit("4:pids:/x.service\n1:name=systemd:/app.service\n"), Some("1:name=systemd:/app.service"));
+        assert_eq!(unit("0::/user.slice/session-1.scope\n"), None);
+        assert!(!is_elsewhere(std::process::id()));
     }
 }
