@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::Row;
 use crate::harness::{Container, Engine, Place, example};
-use crate::load::Load;
+use crate::load::{Load, Sum};
 
 pub(crate) const ROWS: &[Row] = &[
     ("docker-compose up -d with a new image, and docker restart, with a keeper", compose),
@@ -45,7 +45,7 @@ impl Drop for Project<'_> {
     }
 }
 
-fn compose(engine: &Engine) -> String {
+fn compose(engine: &Engine) -> Sum {
     let place = engine.place();
     // What compose makes of a name in its containers' has no dashes of its own there.
     let project = Project { place: &place, name: engine.name() };
@@ -79,7 +79,7 @@ fn keep(place: &Place<'_>, options: &[&str]) -> Container {
     )
 }
 
-fn crashes(engine: &Engine) -> String {
+fn crashes(engine: &Engine) -> Sum {
     const TIMES: u64 = 10;
     let place = engine.place();
     let _keeper = keep(&place, &[]);
@@ -104,7 +104,7 @@ fn crashes(engine: &Engine) -> String {
     load.lost_what_was_in_flight(TIMES)
 }
 
-fn hardened(engine: &Engine) -> String {
+fn hardened(engine: &Engine) -> Sum {
     const HARDENED: [&str; 13] = [
         "--user",
         "65532:65532",
@@ -153,7 +153,7 @@ fn hardened(engine: &Engine) -> String {
     load.lost_nothing()
 }
 
-fn restless_keeper(engine: &Engine) -> String {
+fn restless_keeper(engine: &Engine) -> Sum {
     let place = engine.place();
     let keeper = keep(&place, &[]);
     let app = place.serve(1, &["--restart", "unless-stopped"], &["--checkpoint", "50"]);

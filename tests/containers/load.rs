@@ -69,31 +69,24 @@ impl Load {
         (sum, Client::open(self.addr).unwrap().ask(false).unwrap().0)
     }
 
-    /// Ends it, nothing was lost, and the count is exact. Says how it went.
+    /// Ends it, nothing was lost, and the count is exact.
     #[track_caller]
-    pub(crate) fn lost_nothing(self) -> String {
+    pub(crate) fn lost_nothing(self) -> Sum {
         let (sum, last) = self.stop();
         assert_eq!((sum.refused, sum.lost), (0, 0), "{sum:?}");
         assert_eq!(last.requests, sum.answered + 1, "the count is exact: {sum:?}");
-        sum.told()
+        sum
     }
 
     /// Ends it: nobody was refused, and lost were at most those in flight at so many crashes.
     #[track_caller]
-    pub(crate) fn lost_what_was_in_flight(self, crashes: u64) -> String {
+    pub(crate) fn lost_what_was_in_flight(self, crashes: u64) -> Sum {
         let (sum, last) = self.stop();
         assert_eq!(sum.refused, 0, "{sum:?}");
         // Not exact: each crash costs what came since the last snapshot.
         assert!(last.requests > sum.answered / 2, "the count begins anew: {last:?}, {sum:?}");
         assert!(sum.lost <= crashes * u64::from(CLIENTS), "{sum:?}");
-        sum.told()
-    }
-}
-
-impl Sum {
-    fn told(&self) -> String {
-        let longest = self.longest.as_millis();
-        format!("{} answered, {} in flight lost, longest wait {longest} ms", self.answered, self.lost)
+        sum
     }
 }
 

@@ -16,21 +16,24 @@ mod keeper;
 mod load;
 mod next;
 mod run;
+mod together;
 
 use harness::Engine;
+use load::Sum;
 
 /// How many rows run at once: most of them wait most of the time.
 const AT_ONCE: usize = 3;
 
-type Row = (&'static str, fn(&Engine) -> String);
+type Row = (&'static str, fn(&Engine) -> Sum);
 
 #[test]
 #[ignore = "needs docker"]
 fn containers() {
     let engine = Engine::new();
-    let rows: Vec<Row> = [keeper::ROWS, next::ROWS, run::ROWS].concat();
+    let rows: Vec<Row> = [keeper::ROWS, next::ROWS, run::ROWS, together::ROWS].concat();
     let wanted = std::env::var("ROW").unwrap_or_default();
     let rows: Vec<Row> = rows.into_iter().filter(|(name, _)| name.contains(&wanted)).collect();
+    println!("\n{:<76} {:>8} {:>7} {:>4} {:>10} {:>8}", "", "answered", "refused", "lost", "longest", "took");
     let next = std::sync::Mutex::new(rows.iter());
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -41,7 +44,9 @@ fn containers() {
                     let Some((name, run)) = row else { return };
                     let began = std::time::Instant::now();
                     let seen = run(&engine);
-                    println!("ok  {name} ({:.1} s): {seen}", began.elapsed().as_secs_f64());
+                    let Sum { answered, refused, lost, longest } = seen;
+                    let (longest, took) = (longest.as_millis(), began.elapsed().as_secs_f64());
+                    println!("{name:<76} {answered:>8} {refused:>7} {lost:>4} {longest:>7} ms {took:>6.1} s");
                 }
             });
         }

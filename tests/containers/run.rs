@@ -3,19 +3,27 @@
 use std::process::Command;
 
 use crate::Row;
-use crate::harness::Engine;
-use crate::load::Load;
+use crate::harness::{Container, Engine, Place};
+use crate::load::{Load, Sum};
 
-pub(crate) const ROWS: &[Row] = &[("crashes and upgrades inside one container, under handoff run", one_container)];
+pub(crate) const ROWS: &[Row] = &[
+    ("handoff run: docker exec … handoff upgrade, five times", upgrades),
+    ("handoff run: the service is killed, three times", crashes),
+];
 
-fn one_container(engine: &Engine) -> String {
-    let place = engine.place();
-    let listen = format!("127.0.0.1:{}", place.port);
-    let command = ["/handoff", "run", "/run/app/handoff.sock", "--"];
-    let service = ["/http", "--listen", &listen, "--drain", "5000"];
-    let app = place.start(&["--network", "host"], &[&command[..], &service].concat());
+/// One container, whose process 1 starts the service and keeps it.
+fn start(place: &Place<'_>) -> Container {
+    let command = ["/handoff", "run", "/run/app/handoff.sock", "--"].map(str::to_owned);
+    let command: Vec<String> = command.into_iter().chain(place.service()).collect();
+    let app = place.start(&["--network", "host"], &command.iter().map(String::as_str).collect::<Vec<_>>());
     app.is_ready();
     app.is_kept();
+    app
+}
+
+fn upgrades(engine: &Engine) -> Sum {
+    let place = engine.place();
+    let app = start(&place);
     let load = Load::start(place.port);
     for _ in 0..5 {
         load.goes_on(50);
@@ -24,11 +32,18 @@ fn one_container(engine: &Engine) -> String {
         app.is_kept();
     }
     load.goes_on(50);
-    let upgraded = load.lost_nothing();
+    let sum = load.lost_nothing();
+    ends_well(&app);
+    sum
+}
+
+fn crashes(engine: &Engine) -> Sum {
+    let place = engine.place();
+    let app = start(&place);
     let load = Load::start(place.port);
     for _ in 0..3 {
         load.goes_on(50);
-        let before = app.status()["pid"].as_u64().unwrap();
+        let before = app.status()["pid"].clone();
         // The one that serves, by its number outside.
         let top = Command::new("docker").args(["top", &app.name, "-eo", "pid,comm"]).output().unwrap();
         let top = String::from_utf8(top.stdout).unwrap();
@@ -41,8 +56,13 @@ fn one_container(engine: &Engine) -> String {
         });
     }
     load.goes_on(50);
-    let crashed = load.lost_what_was_in_flight(3);
+    let sum = load.lost_what_was_in_flight(3);
+    ends_well(&app);
+    sum
+}
+
+/// It ends with the service's own code, within the grace.
+fn ends_well(app: &Container) {
     app.stop();
     assert_eq!(app.ended(), 0, "{}", app.logs());
-    format!("{upgraded}; {crashed}")
 }
