@@ -7,10 +7,10 @@ use crate::harness::{Container, Engine, Place, example};
 use crate::load::{Load, Sum};
 
 pub(crate) const ROWS: &[Row] = &[
-    ("docker-compose up -d with a new image, and docker restart, with a keeper", compose),
-    ("docker kill of the only container, with a keeper", crashes),
-    ("hardened, and without a network, behind a keeper", hardened),
-    ("the keeper is killed and started again at any moment", restless_keeper),
+    ("keeper: docker-compose up -d, docker restart", compose),
+    ("keeper: the only container is killed", crashes),
+    ("keeper: hardened, and without a network", hardened),
+    ("keeper: is killed itself", restless_keeper),
 ];
 
 /// `compose.keeper.yaml`, in a project of its own that is gone at the end.

@@ -32,8 +32,9 @@ fn containers() {
     let engine = Engine::new();
     let rows: Vec<Row> = [keeper::ROWS, next::ROWS, run::ROWS, together::ROWS].concat();
     let wanted = std::env::var("ROW").unwrap_or_default();
-    let rows: Vec<Row> = rows.into_iter().filter(|(name, _)| name.contains(&wanted)).collect();
-    println!("\n{:<76} {:>8} {:>7} {:>4} {:>10} {:>8}", "", "answered", "refused", "lost", "longest", "took");
+    let rows: Vec<Row> =
+        rows.into_iter().filter(|(name, _)| wanted.split('|').any(|part| name.contains(part))).collect();
+    println!("\n{:<44} {:>8} {:>7} {:>4} {:>8} {:>7}", "", "answered", "refused", "lost", "longest", "took");
     let next = std::sync::Mutex::new(rows.iter());
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -46,7 +47,7 @@ fn containers() {
                     let seen = run(&engine);
                     let Sum { answered, refused, lost, longest } = seen;
                     let (longest, took) = (longest.as_millis(), began.elapsed().as_secs_f64());
-                    println!("{name:<76} {answered:>8} {refused:>7} {lost:>4} {longest:>7} ms {took:>6.1} s");
+                    println!("{name:<44} {answered:>8} {refused:>7} {lost:>4} {longest:>5} ms {took:>5.1} s");
                 }
             });
         }

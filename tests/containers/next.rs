@@ -7,9 +7,9 @@ use crate::harness::{Container, Engine, example};
 use crate::load::{Load, Sum};
 
 pub(crate) const ROWS: &[Row] = &[
-    ("the next container, ten times", ten_times),
-    ("rollout.sh, with a good image and with others", rollouts),
-    ("restart: always on every container, 30 restarts", always),
+    ("next container: ten times", ten_times),
+    ("next container: rollout.sh, good and bad", rollouts),
+    ("next container: restart: always on all", always),
 ];
 
 fn ten_times(engine: &Engine) -> Sum {

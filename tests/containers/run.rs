@@ -6,15 +6,14 @@ use crate::Row;
 use crate::harness::{Container, Engine, Place};
 use crate::load::{Load, Sum};
 
-pub(crate) const ROWS: &[Row] = &[
-    ("handoff run: docker exec … handoff upgrade, five times", upgrades),
-    ("handoff run: the service is killed, three times", crashes),
-];
+pub(crate) const ROWS: &[Row] =
+    &[("handoff run: handoff upgrade", upgrades), ("handoff run: the service is killed", crashes)];
 
 /// One container, whose process 1 starts the service and keeps it.
 fn start(place: &Place<'_>) -> Container {
     let command = ["/handoff", "run", "/run/app/handoff.sock", "--"].map(str::to_owned);
-    let command: Vec<String> = command.into_iter().chain(place.service()).collect();
+    let checkpoint = ["--checkpoint", "50"].map(str::to_owned);
+    let command: Vec<String> = command.into_iter().chain(place.service()).chain(checkpoint).collect();
     let app = place.start(&["--network", "host"], &command.iter().map(String::as_str).collect::<Vec<_>>());
     app.is_ready();
     app.is_kept();

@@ -1,13 +1,14 @@
 //! Containers that somebody else puts together: a Pod, a Swarm.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::Row;
-use crate::harness::{Engine, docker, example};
+use crate::harness::{Engine, PATIENCE, docker, example};
 use crate::load::{Load, Sum};
 
 pub(crate) const ROWS: &[Row] =
-    &[("a Pod with a keeper, two app containers in turn", pod), ("Swarm: three updates and a rollback", swarm)];
+    &[("Pod: two app containers in turn", pod), ("Swarm: three updates and a rollback", swarm)];
 
 /// What `pod.yaml` is: containers of one network namespace, which belongs to the one that does not end.
 fn pod(engine: &Engine) -> Sum {
@@ -45,6 +46,13 @@ impl Drop for Swarm {
     fn drop(&mut self) {
         let _ = Command::new("docker").args(["stack", "rm", &self.stack]).output();
         let _ = Command::new("docker").args(["swarm", "leave", "--force"]).output();
+        // Its tasks' containers go first, in their time.
+        let volume = format!("{}_socket", self.stack);
+        let remove = || Command::new("docker").args(["volume", "rm", "--force", &volume]).output();
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE && !remove().is_ok_and(|done| done.status.success()) {
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 }
 
@@ -79,9 +87,9 @@ fn swarm(engine: &Engine) -> Sum {
 }
 
 fn wait_until_answered(port: u16) {
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(began.elapsed() < crate::harness::PATIENCE, "the stack does not serve");
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(began.elapsed() < PATIENCE, "the stack does not serve");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
