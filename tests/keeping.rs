@@ -276,6 +276,26 @@ fn a_service_that_another_process_keeps_is_started_again_and_one_that_was_replac
     next.ends_well();
 }
 
+/// As when the container that owns the network of others is removed.
+#[test]
+fn a_service_whose_sockets_nobody_reaches_says_so() {
+    if !Command::new("unshare").args(["--net", "true"]).output().is_ok_and(|done| done.status.success()) {
+        return; // No namespace can be had here.
+    }
+    let (_directory, control) = place();
+    let http = program("http");
+    let service = ["--listen", "0.0.0.0:18099", "--control", &control, "--timeouts", "probation=0"];
+    let mut old = Process::begin(Command::new("unshare").arg("--net").arg(&http).args(service));
+    assert_eq!(Client::connect(&control).unwrap().status().unwrap().cut_off, None, "they are its own");
+    let next = Process::begin(Command::new(&http).args(service).arg("--foreign-netns"));
+    old.ends_well();
+    let status = Client::connect(&control).unwrap().status().unwrap();
+    assert_eq!(status.pid, next.child.id());
+    assert!(status.cut_off.is_some_and(|why| why.contains("nobody reaches them")));
+    let page = handoff(&["status", &control]).output().unwrap();
+    assert!(String::from_utf8_lossy(&page.stdout).contains("network"));
+}
+
 #[test]
 fn told_twice_it_waits_for_nothing() {
     let ((_directory, control), listen) = (place(), address(7));

@@ -57,6 +57,17 @@ pub(crate) struct Generation {
     pub(crate) requests: Signal,
     board: Mutex<Board>,
     hears: OnceLock<Hears>,
+    /// Looks whether nobody reaches the sockets any more.
+    cut_off: OnceLock<Look>,
+}
+
+/// Why nobody reaches the sockets, if so.
+struct Look(Box<dyn Fn() -> Option<&'static str> + Send + Sync>);
+
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// Who hears of each event at once, in this process.
@@ -270,6 +281,7 @@ impl Generation {
                 notices: Vec::new(),
             }),
             hears: OnceLock::new(),
+            cut_off: OnceLock::new(),
         })
     }
 
@@ -346,6 +358,7 @@ impl Generation {
             successor: board.life.successor().cloned(),
             predecessor: board.life.predecessor().cloned(),
             instance: self.lineage.instance().map(str::to_owned),
+            cut_off: self.cut_off.get().and_then(|Look(look)| look()).map(str::to_owned),
             keeper: board.life.keeper(),
             kept: board.kept.as_ref().filter(|_| board.life.is_accepting()).map(|tell| tell(board.kept_since)),
             path_lost: board.path_lost.as_deref().map(|lost| shorten(lost, MAX_TEXT)),
@@ -741,7 +754,7 @@ impl Generation {
     pub(crate) fn event(&self, event: News, pid: Option<u32>, since: Option<Instant>, message: &str) -> Event {
         let elapsed_us = since.map(|since| micros(since.elapsed()));
         let message = shorten(message, MAX_TEXT);
-        Event { event, generation: self.number, pid, elapsed_us, connections: None, message }
+        Event { event, generation: self.number, pid, instance: None, elapsed_us, connections: None, message }
     }
 
     /// Wakes the background only where somebody listens: on its way, a handoff has better things to do.
@@ -821,6 +834,11 @@ impl Generation {
     /// What is to be let go besides the control socket: it gets the descriptor that is to take the place of each.
     pub(crate) fn holds(&self, holdings: impl FnOnce(BorrowedFd<'_>) + Send + 'static) {
         self.board().holdings = Some(Box::new(holdings));
+    }
+
+    /// Has `look` say in `status` why nobody reaches the sockets, if so.
+    pub(crate) fn looks(&self, look: impl Fn() -> Option<&'static str> + Send + Sync + 'static) {
+        self.cut_off.get_or_init(|| Look(Box::new(look)));
     }
 
     /// Has `hears` called with each event.

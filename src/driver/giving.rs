@@ -203,7 +203,15 @@ impl Giving {
             .add(generation.let_go.as_fd(), LET_GO, Interest::Read)
             .map_err(Error::io("watch the successor"))?;
         let (successor, number, predecessor) = (receive.pid, generation.number, std::process::id());
-        link.span = tracing::error_span!("handoff", role = "predecessor", generation = number, predecessor, successor);
+        let instance = receive.instance.as_deref();
+        link.span = tracing::error_span!(
+            "handoff",
+            role = "predecessor",
+            generation = number,
+            predecessor,
+            successor,
+            instance
+        );
         // Whole before anything can panic: what happens to its successor then is said where it is dropped.
         let mut giving = Giving {
             generation,
@@ -604,6 +612,7 @@ impl Giving {
             event,
             generation: self.generation.number,
             pid: Some(std::process::id()),
+            instance: self.generation.lineage.instance().map(str::to_owned),
             elapsed_us: Some(micros(self.laps.began.elapsed())),
             connections,
             message,
@@ -615,7 +624,8 @@ impl Giving {
     }
 
     fn event(&self, news: News, message: &str) -> wire::Event {
-        self.generation.event(news, Some(self.successor.pid), Some(self.laps.began), message)
+        let event = self.generation.event(news, Some(self.successor.pid), Some(self.laps.began), message);
+        wire::Event { instance: self.successor.instance.clone(), ..event }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indexmap::IndexMap;
 use indexmap::map::Entry as Place;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::core::wire::{Entry, Name};
 use crate::driver::bound::Bound;
@@ -21,6 +21,7 @@ use crate::driver::giving::Offer;
 use crate::driver::seat::Seat;
 use crate::driver::taking::Inherited;
 use crate::error::{Error, Result};
+use crate::sys::socket;
 
 /// How many connections may wait to be accepted; the kernel bounds it by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -183,6 +184,24 @@ pub(crate) fn offer(table: &Table) -> Offer<'static> {
         Some(facts) => it.fds.iter().fold(offer, |offer, fd| offer.known(facts, fd)),
         None => offer.shared(name.as_str(), &it.fds, it.path.as_ref().map(Bound::id), it.passed),
     })
+}
+
+/// Why nobody reaches the sockets, where their network namespace is not this process's and has no way out any more: the container
+/// that owned it is gone.
+pub(crate) fn cut_off(table: &Table) -> Option<&'static str> {
+    const GONE: &str = "the sockets live in another network namespace, which has no interface left but loopback: the container that \
+        owned it is gone, and nobody reaches them; start the service anew where it has a network";
+    let own = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
+    let own = socket::netns_cookie(own.as_fd()).ok()?;
+    let sockets = table.values().flat_map(|it| &it.fds).map(|fd| fd.as_fd());
+    let reaches_out = |fd: &BorrowedFd<'_>| {
+        let addr = SockRef::from(fd).local_addr().ok().and_then(|addr| addr.as_socket());
+        addr.is_some_and(|addr| addr.is_ipv4() && !addr.ip().is_loopback())
+    };
+    let mut foreign =
+        sockets.filter(reaches_out).filter(|fd| socket::netns_cookie(*fd).is_ok_and(|cookie| cookie != own));
+    let is_cut_off = socket::has_way_out(foreign.next()?) == Some(false);
+    is_cut_off.then_some(GONE)
 }
 
 pub(crate) fn register_group<'a, T: AsFd + 'a>(

@@ -97,6 +97,8 @@ impl<F: Form> Starting<F> {
             seat.take(generation)?;
             let (sockets, held, bound) = (registry.clone(), registry.clone(), registry);
             generation.holds(move |stand_in| held.let_go(stand_in));
+            let looking = sockets.clone();
+            generation.looks(move || registry::cut_off(&looking.table()));
             let (telling, ready) = (announcer.clone(), generation.config.timeouts.ready);
             generation.tells(move |event| telling.tell(event, ready));
             let (announcing, ending_soon, number) = (announcer.clone(), announcer.clone(), generation.number);

@@ -165,6 +165,32 @@ pub(crate) fn waiting(socket: BorrowedFd<'_>) -> Option<u32> {
     (result == 0).then_some(info.tcpi_unacked)
 }
 
+/// Whether the network namespace of an IPv4 socket has an interface with an address besides loopback; `None` where the kernel does
+/// not say. A socket asks in its own namespace, wherever the process is. See `SIOCGIFCONF` in `netdevice(7)`.
+#[allow(unsafe_code)]
+pub(crate) fn has_way_out(socket: BorrowedFd<'_>) -> Option<bool> {
+    /// More than these are not looked at: one is enough.
+    const MOST: usize = 64;
+    let mut places = [MaybeUninit::<libc::ifreq>::zeroed(); MOST];
+    let mut list = libc::ifconf {
+        ifc_len: size_of_val(&places) as i32,
+        ifc_ifcu: libc::__c_anonymous_ifc_ifcu { ifcu_req: places.as_mut_ptr().cast() },
+    };
+    // SAFETY: list names a live buffer and its length in bytes, of which the kernel fills a part with whole entries.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFCONF, &raw mut list) };
+    if result != 0 {
+        return None;
+    }
+    let count = usize::try_from(list.ifc_len).unwrap_or(0) / size_of::<libc::ifreq>();
+    let is_loopback = |place: &MaybeUninit<libc::ifreq>| {
+        // SAFETY: all zero is a valid ifreq, as is what the kernel writes; of its union every IPv4 entry has the address.
+        let address = unsafe { place.assume_init_ref().ifr_ifru.ifru_addr };
+        // Behind the port, see sockaddr_in.
+        address.sa_data[2] == 127
+    };
+    Some(!places[..count.min(MOST)].iter().all(is_loopback))
+}
+
 /// `SO_ACCEPTCONN`.
 pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(option::<i32>(socket, libc::SO_ACCEPTCONN)? != 0)

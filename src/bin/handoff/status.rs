@@ -88,6 +88,9 @@ fn facts(status: &Status) -> Table {
         let holds = if keeper.holds { "has everything" } else { "is receiving everything" };
         fact("keeper", Cell::new(format!("{} {holds}", process(keeper.pid))));
     }
+    if let Some(cut_off) = &status.cut_off {
+        fact("network", Cell::new(clean(cut_off)).style(BAD));
+    }
     if let Some(successor) = &status.successor {
         let progress = successor.progress.as_deref().unwrap_or("it has not said how it goes");
         let instance = successor.instance.iter().map(|instance| format!(", instance {instance}")).collect::<String>();

@@ -946,6 +946,13 @@ pub struct Status {
     /// The generation before, while it drains.
     #[serde(default, deserialize_with = "strict::optional_object")]
     pub predecessor: Option<PredecessorStatus>,
+    /// Why nobody reaches the service's sockets, if their network namespace has no way out any more.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_text::<MAX_TEXT, _>"
+    )]
+    pub cut_off: Option<String>,
     /// Who keeps the service for the case that this process ends.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_object")]
     pub keeper: Option<KeeperStatus>,
@@ -980,6 +987,13 @@ pub struct Event {
     /// The process that it is about, as that sees its id: the one that takes, or that drains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// That process's instance, if it has said one.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_text::<MAX_INSTANCE, _>"
+    )]
+    pub instance: Option<String>,
     /// Microseconds since the handoff began, with `receive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elapsed_us: Option<u64>,

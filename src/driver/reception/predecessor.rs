@@ -83,7 +83,15 @@ impl Followed {
 
     fn tell(&self, event: News, connections: Option<u64>, message: String) {
         let (generation, pid) = (self.generation.number - 1, self.generation.predecessor_pid());
-        self.generation.publish(Event { event, generation, pid, elapsed_us: None, connections, message });
+        self.generation.publish(Event {
+            event,
+            generation,
+            pid,
+            instance: None,
+            elapsed_us: None,
+            connections,
+            message,
+        });
     }
 }
 

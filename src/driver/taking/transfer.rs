@@ -66,6 +66,7 @@ impl Transfer {
             instance: config.own_instance().filter(|_| !config.standby),
             take: config.takes(),
         };
+        let instance = receive.instance.clone();
         let began = Instant::now();
         let role = Successor::new(receive, config.timeouts.waits(), began);
         let mut link = Link::new(role, channel, None).map_err(Error::io("watch the control connection"))?;
@@ -74,7 +75,8 @@ impl Transfer {
             role = "successor",
             generation = Empty,
             predecessor = Empty,
-            successor = std::process::id()
+            successor = std::process::id(),
+            instance
         );
         let parts = Parts {
             config,

@@ -107,7 +107,8 @@ mod tests {
 
     fn told(event: News) -> Vec<Word> {
         let message = "how it goes".to_owned();
-        let event = Event { event, generation: 1, pid: Some(7), elapsed_us: None, connections: None, message };
+        let event =
+            Event { event, generation: 1, pid: Some(7), instance: None, elapsed_us: None, connections: None, message };
         words(&event, Duration::from_secs(60), false)
     }
 
@@ -126,8 +127,15 @@ mod tests {
     #[test]
     fn a_process_of_another_unit_is_not_this_ones_main_process() {
         let message = "the successor serves".to_owned();
-        let event =
-            Event { event: News::Active, generation: 1, pid: Some(7), elapsed_us: None, connections: None, message };
+        let event = Event {
+            event: News::Active,
+            generation: 1,
+            pid: Some(7),
+            instance: None,
+            elapsed_us: None,
+            connections: None,
+            message,
+        };
         let told = words(&event, Duration::ZERO, true);
         assert_eq!(told, [Word::Ready, Word::Status("the successor serves".to_owned())]);
 

@@ -116,6 +116,7 @@ fn server_frames() -> Vec<ServerFrame> {
             }),
             predecessor: Some(PredecessorStatus { pid: 2, connections: Some(3) }),
             path_lost: Some(text()),
+            cut_off: Some(text()),
             instance: Some(text()),
             keeper: Some(KeeperStatus { pid: 1, holds: true }),
             kept: Some(KeptStatus { for_ms: 1, reason: text(), waiting: 2 }),
@@ -125,6 +126,7 @@ fn server_frames() -> Vec<ServerFrame> {
             event: News::Draining,
             generation: 1,
             pid: Some(2),
+            instance: Some(text()),
             elapsed_us: Some(3),
             connections: Some(4),
             message: text(),
@@ -192,7 +194,8 @@ fn every_frame_comes_back_with_unknown_fields_around_it() {
 #[test]
 fn a_frame_without_a_field_that_it_needs_is_malformed() {
     // An Option may be absent.
-    const OPTIONAL: [&str; 27] = [
+    const OPTIONAL: [&str; 28] = [
+        "cut_off",
         "instance",
         "take",
         "superseded",
