@@ -265,7 +265,7 @@ impl Config {
     /// The instance that this process is, if that is certain.
     pub(crate) fn own_instance(&self) -> Option<String> {
         let named = self.instance.clone().or_else(|| std::env::var("HANDOFF_INSTANCE").ok());
-        let instance = named.or_else(container::id)?;
+        let instance = named.or_else(|| container::id().map(str::to_owned))?;
         (!instance.is_empty()).then(|| shorten(&instance, MAX_INSTANCE))
     }
 

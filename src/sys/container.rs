@@ -2,10 +2,17 @@
 //! two containers share.
 
 use std::fs;
+use std::sync::OnceLock;
 
 /// The id in the cgroup's path, or else the upper directory of the root file system. Nothing outside of a container, and where neither
-/// is to be seen. The host's name and the mounts of its files are those of another container where two share a network.
-pub(crate) fn id() -> Option<String> {
+/// is to be seen. The host's name and the mounts of its files are those of another container where two share a network. Asked once: a
+/// process stays in its container.
+pub(crate) fn id() -> Option<&'static str> {
+    static ID: OnceLock<Option<String>> = OnceLock::new();
+    ID.get_or_init(look).as_deref()
+}
+
+fn look() -> Option<String> {
     let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     if let Some(id) = in_cgroup(&cgroup) {
         return Some(id.to_owned());
