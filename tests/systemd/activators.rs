@@ -1,7 +1,7 @@
 //! Whoever passes a socket: systemd's own activator for the command line, with a name and without.
 
 use crate::load::Load;
-use crate::{Check, Debian, Machine, SOCKET, report, until};
+use crate::{Check, Debian, Machine, SOCKET, report, require, until};
 
 #[test]
 #[ignore = "needs systemd"]
@@ -20,18 +20,19 @@ fn activated(machine: &Machine) -> Check<String> {
         let log = std::fs::File::create(machine.path("/run/activator")).unwrap();
         activator.stdout(log.try_clone().unwrap()).stderr(log);
         // It becomes the service once somebody connects. With the machine it ends in any case.
-        let mut service = activator.spawn().unwrap();
+        let service = std::thread::spawn(move || activator.status());
         let said = || std::fs::read_to_string(machine.path("/run/activator")).unwrap_or_default();
         until("the activator listens", || said().contains("Listening on 127.0.0.1:8080").then_some(()))?;
         let load = Load::start(machine, 2);
         load.goes_on()?;
         let handoff =
             |what: &str| machine.command("/srv/bin/handoff").args([what, SOCKET]).output().unwrap().status.success();
-        crate::require(handoff("upgrade"), || format!("no upgrade: {}", said()))?;
+        require(handoff("upgrade"), || format!("no upgrade: {}", said()))?;
         load.goes_on()?;
         load.none_lost()?;
-        crate::require(handoff("stop"), || format!("no stop: {}", said()))?;
-        service.wait().map_err(|error| error.to_string())?;
+        require(handoff("stop"), || format!("no stop: {}", said()))?;
+        let ended = service.join().unwrap().map_err(|error| error.to_string())?;
+        require(ended.success(), || format!("{ended}: {}", said()))?;
     }
     Ok("activated with a name and without, upgraded, and stopped".to_owned())
 }
