@@ -30,6 +30,8 @@ use crate::driver::SignalKind;
 use crate::driver::launch::{Launch, OwnProgram};
 use crate::driver::steward::Operation;
 use crate::error::{Error, Result};
+#[cfg(feature = "systemd")]
+use crate::sys::passed::passed;
 
 /// What a process that has stopped accepting is to do when its connections have ended, or its successor was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -147,9 +149,6 @@ impl<H> HandoffBuilder<H> {
         Ok((config, Plan { operation: self.operation, announcer: self.announcer, drain, passed }))
     }
 }
-
-#[cfg(feature = "systemd")]
-use crate::sys::passed::passed;
 
 /// Nobody asks for what a service manager passes.
 #[cfg(not(feature = "systemd"))]

@@ -64,16 +64,22 @@ fn visit() -> Sample {
 fn ask(connection: &mut TcpStream, then: &str) -> io::Result<()> {
     connection.set_read_timeout(Some(PATIENCE))?;
     write!(connection, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: {then}\r\n\r\n")?;
-    let mut answer = Vec::new();
-    // A body is one line of JSON.
-    while !answer.ends_with(b"}\n") {
+    let mut answer = String::new();
+    while !is_whole(&answer) {
         let mut bytes = [0; 1024];
         match connection.read(&mut bytes)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => answer.extend_from_slice(&bytes[..count]),
+            count => answer.push_str(&String::from_utf8_lossy(&bytes[..count])),
         }
     }
-    if answer.starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(io::Error::other(format!("answered {answer:?}"))) }
+    if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(io::Error::other(format!("answered {answer:?}"))) }
+}
+
+fn is_whole(answer: &str) -> bool {
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
+    let head = head.to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    length.is_some_and(|length: usize| body.len() >= length)
 }
 
 /// A connection that its client keeps.

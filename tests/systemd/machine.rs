@@ -96,7 +96,8 @@ impl Machine {
             fs::write(file, text).unwrap();
         }
         let name = shared.path().file_name().unwrap().to_string_lossy().into_owned();
-        let cgroup = cgroups().join(format!("fd-handoff{name}"));
+        remove_left_cgroups();
+        let cgroup = cgroups().join(format!("{CGROUP}{}{name}", std::process::id()));
         fs::create_dir(&cgroup).unwrap();
         let console = File::create(shared.path().join("console")).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/boot.sh");
@@ -226,6 +227,22 @@ impl Drop for Machine {
                 return;
             }
             thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// What a cgroup of a machine's is called: then comes the process id of the test.
+const CGROUP: &str = "fd-handoff.";
+
+/// Those of tests that were killed. Nobody is in them any more.
+fn remove_left_cgroups() {
+    for entry in fs::read_dir(cgroups()).unwrap().filter_map(Result::ok) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(CGROUP).and_then(|rest| rest.split('.').next());
+        // One that nobody has reaped has no program any more.
+        if pid.is_some_and(|pid| fs::read_link(Path::new("/proc").join(pid).join("exe")).is_err()) {
+            // Another test may do so at the same time.
+            let _ = remove_cgroup(&entry.path());
         }
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod activators;
+mod blocking;
 #[path = "../common/clients.rs"]
 mod clients;
 mod crashes;
@@ -35,12 +37,17 @@ fn unit(how: &str) -> Vec<(String, String)> {
 
 /// The files that `handoff unit` writes for the same service, and a drop-in with what is to be different.
 fn shipped(more: &[&str], changes: &str) -> Vec<(String, String)> {
+    let quick = "ready=3000,probation=200";
+    let service = ["--listen", "127.0.0.1:8080", "--control", SOCKET, "--drain", "3000", "--timeouts", quick];
+    shipped_for("http", &service, more, changes)
+}
+
+fn shipped_for(program: &str, service: &[&str], more: &[&str], changes: &str) -> Vec<(String, String)> {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_handoff"));
-    command.args(["unit", "/srv/bin/http", "--name", "app", "--path", SOCKET, "--handoff", "/srv/bin/handoff"]);
-    command.arg("--output").arg(directory.path()).args(more);
-    command.args(["--", "--listen", "127.0.0.1:8080", "--control", SOCKET, "--drain", "3000"]);
-    command.args(["--timeouts", "ready=3000,probation=200"]);
+    command.args(["unit", &format!("/srv/bin/{program}"), "--name", "app", "--path", SOCKET]);
+    command.args(["--handoff", "/srv/bin/handoff", "--output"]).arg(directory.path()).args(more);
+    command.arg("--").args(service);
     let written = command.output().unwrap();
     assert!(written.status.success(), "{}", machine::said(&written));
     let files = directory.path().read_dir().unwrap().map(|file| file.unwrap().path());
