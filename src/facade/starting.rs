@@ -407,7 +407,7 @@ impl<F: Form> Starting<F> {
         self.inheritance.fail(reason);
     }
 
-    /// Gives the snapshot, each time that a successor comes: a large part of the state, taken while serving. Nothing is
+    /// Gives the snapshot, each time that a successor comes, or a [`Keeper`](crate::Keeper): a large part of the state, taken while serving. Nothing is
     /// lost where it panics: that handoff fails. This and the other two are called on a thread of their own, and may take
     /// [`Timeouts::hook`](crate::Timeouts) where clients wait for them.
     pub fn on_offer<S: Into<Option<State>>>(&mut self, snapshot: impl FnMut() -> S + Send + 'static) {

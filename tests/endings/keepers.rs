@@ -34,6 +34,7 @@ pub(crate) fn rows(rows: &mut Rows) {
     rows.add("the keeper is told to stop while nobody serves: the next start is a cold one", keeper_ends_the_service);
     rows.add("a second keeper waits, and keeps when the first has gone", second_keeper);
     rows.add("a keeper without descriptors: the service does not care, and another one keeps it", short_of_files);
+    rows.add("the control directory is gone when P crashes: the keeper holds on until it is back", without_a_directory);
     rows.add("a state that processes die of is left out", poison);
     rows.add("a keeper that listens first has the sockets before there is a service", listens_first);
     rows.add("the keeper is killed and started again at any moment, under load", restless_keeper);
@@ -361,6 +362,22 @@ fn short_of_files(world: &World) -> Check<String> {
     let k = keeper(world, "L", "")?;
     stands_by(world, "L", &p)?;
     is_kept_by(world, &k)?;
+    Ok(String::new())
+}
+
+fn without_a_directory(world: &World) -> Check<String> {
+    let (mut p, k) = kept(world)?;
+    let directory = world.control.parent().ok_or("it is in one")?;
+    let elsewhere = directory.with_extension("elsewhere");
+    std::fs::rename(directory, &elsewhere).map_err(|error| error.to_string())?;
+    p.kill()?;
+    let heard = world.hears("K", "cannot keep the service now");
+    // Whatever was heard: it is removed at the end by its name.
+    std::fs::rename(&elsewhere, directory).map_err(|error| error.to_string())?;
+    heard?;
+    nobody_serves(world, &k, "has crashed")?;
+    let s = world.serving("S", "")?;
+    require(world.ask()?.pid == s.pid(), || "S serves".to_owned())?;
     Ok(String::new())
 }
 

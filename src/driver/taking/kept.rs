@@ -10,7 +10,7 @@ use super::inherited::Source;
 use crate::config::Config;
 use crate::core::wire::{Attempt, Entry, FileId, Receive};
 use crate::core::{Lineage, Packet};
-use crate::driver::arbiter::{Arbiter, Claim, or_none};
+use crate::driver::arbiter::{Arbiter, Claim};
 use crate::driver::descriptor::{Shared, Unclaimed};
 use crate::driver::generation::Generation;
 use crate::driver::giving::Offer;
@@ -25,6 +25,8 @@ pub(crate) struct Kept {
     sockets: Vec<(Arc<Entry>, Shared)>,
     control: UnixListener,
     arbiter: Option<Arc<Arbiter>>,
+    /// With what it claims the service.
+    claimant: Option<Arc<Arbiter>>,
     owner: Owner,
     /// The owner's snapshot.
     pub(crate) snapshot: Option<Packet<Arc<OwnedFd>>>,
@@ -82,6 +84,7 @@ impl Kept {
             sockets: sockets.into_iter().map(|(entry, fd)| (entry, Arc::new(fd) as Shared)).collect(),
             control,
             arbiter: inherited.arbiter.clone(),
+            claimant: None,
             owner,
             snapshot: inherited.unread.take().map(share),
             last: None,
@@ -95,6 +98,7 @@ impl Kept {
             sockets,
             control: inherited.control.try_clone().map_err(again)?,
             arbiter: None,
+            claimant: None,
             owner: Owner {
                 generation: 0,
                 pid: 0,
@@ -129,6 +133,7 @@ impl Kept {
         let control = generation.control();
         self.control = control.listener.try_clone()?;
         self.arbiter.clone_from(&generation.arbiter);
+        self.claimant = None;
         self.owner.generation = generation.number.saturating_add(1);
         self.owner.pid = to.pid;
         self.owner.pidfd = pidfd;
@@ -140,22 +145,21 @@ impl Kept {
 
     /// Takes a service that nobody serves and nobody else is about to. `None`: somebody has it, or will.
     // M173
-    pub(crate) fn claim(&self, config: &Config) -> Result<Option<Inherited>> {
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says where there is no descriptor, or no memory, to be had: then it is not claimed.
+    pub(crate) fn claim(&mut self, config: &Config) -> Result<Option<Inherited>> {
         let generation = self.owner.generation.saturating_add(1);
-        let arbiter = match &self.arbiter {
-            Some(arbiter) => {
-                let shared = arbiter.shared().try_clone().map_err(Error::io("duplicate the lock of the owner"))?;
-                or_none(Arbiter::kept(shared, generation))
-            }
-            None => None,
-        };
-        let is_free = match &arbiter {
+        let is_free = match self.claimant(generation)? {
             Some(arbiter) => arbiter.claim_last() == Claim::Ours,
             None => self.owner.pidfd.as_ref().is_some_and(|pidfd| process::is_dead(pidfd.as_fd())),
         };
         if !is_free {
             return Ok(None);
         }
+        // It goes along with the service, or is given up with what fails below.
+        let arbiter = self.claimant.take();
         let mut named = Named::default();
         self.sockets.iter().for_each(|(entry, _)| named.add(entry));
         Ok(Some(Inherited {
@@ -177,6 +181,16 @@ impl Kept {
                 laps: Laps { transferred: Some(Instant::now()), ..Laps::new(self.owner.laps.began) },
             }),
         }))
+    }
+
+    /// This process's own description of the lock, for the generation that it would be.
+    fn claimant(&mut self, generation: u64) -> Result<Option<&Arc<Arbiter>>> {
+        let Some(arbiter) = &self.arbiter else { return Ok(None) };
+        if self.claimant.is_none() {
+            let open = || Arbiter::kept(arbiter.shared().try_clone()?, generation);
+            self.claimant = Some(Arc::new(open().map_err(Error::io("open the lock of the owner"))?));
+        }
+        Ok(self.claimant.as_ref())
     }
 
     /// What was received stands by under the name of the service that it was received from.

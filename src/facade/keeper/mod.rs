@@ -29,7 +29,7 @@ use crate::sys::event::{Signal, is_readable, wait_readable};
 /// How soon to look again where there is no service yet, or where it is about to be another process's.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often that pause doubles where the service refuses a keeper: another one may be there for as long as it lives.
-const MOST_DOUBLED: u32 = 4;
+const MOST_DOUBLED: u32 = 5;
 /// How soon to try again whether the service is nobody's.
 const CLAIM_AGAIN: Duration = Duration::from_millis(20);
 /// How often a crashed process may have had the same state.
@@ -262,15 +262,16 @@ impl Keeping {
         }
     }
 
-    /// Looks for the owner until it is found, or turns out to be nobody.
+    /// Looks for the owner until it is found, or turns out to be nobody. Whoever holds the sockets of a service goes on whatever
+    /// happens: with it they would go.
     fn look(&mut self) -> Result<Next> {
         loop {
-            if let Some(next) = self.decided()? {
+            if let Some(next) = self.decided() {
                 return Ok(next);
             }
             match self.find() {
                 Ok(Some(Found::Service(transfer))) => {
-                    if let Some(next) = self.receive(*transfer)? {
+                    if let Some(next) = self.receive(*transfer) {
                         return Ok(next);
                     }
                 }
@@ -294,53 +295,67 @@ impl Keeping {
     }
 
     /// What has happened that makes looking needless: this process was told to stop, or the service is its own.
-    fn decided(&mut self) -> Result<Option<Next>> {
+    fn decided(&mut self) -> Option<Next> {
         if self.stop.came() {
-            return Ok(Some(Next::Stop));
+            return Some(Next::Stop);
         }
         self.woken.lower();
-        if let Ok(control) = self.back.try_recv() {
-            let why = KeptSince::Crash { pid: self.owner() };
-            self.tell(control.inner(), why)?;
-            self.keeping(why);
-            return Ok(Some(Next::Keep(control)));
-        }
-        let Some(kept) = &self.kept else { return Ok(None) };
-        let Some(inherited) = kept.claim(&self.keeper.config)? else { return Ok(None) };
         let why = KeptSince::Crash { pid: self.owner() };
-        let control = match Inheritance::from(inherited).ready_with(None, |generation| self.tell(generation, why)) {
-            Ok((control, ())) => control,
-            Err(error) => {
-                self.say_once(&error.to_string());
-                return Ok(None);
-            }
-        };
+        if let Ok(control) = self.back.try_recv() {
+            self.tell(control.inner(), why);
+            self.keeping(why);
+            return Some(Next::Keep(control));
+        }
+        let control = self.or_say(|it| it.claim(why)).flatten()?;
         self.keeping(why);
-        Ok(Some(Next::Keep(control)))
+        Some(Next::Keep(control))
     }
 
+    /// Takes a service that nobody serves, if this is one.
+    fn claim(&mut self, why: KeptSince) -> Result<Option<Control>> {
+        let Some(kept) = &mut self.kept else { return Ok(None) };
+        let Some(inherited) = kept.claim(&self.keeper.config)? else { return Ok(None) };
+        let tell = |generation: &Arc<Generation>| {
+            self.tell(generation, why);
+            Ok(())
+        };
+        Inheritance::from(inherited).ready_with(None, tell).map(|(control, ())| Some(control))
+    }
+
+    /// What fails is said, and tried again.
+    fn or_say<T>(&mut self, attempt: impl FnOnce(&mut Keeping) -> Result<T>) -> Option<T> {
+        match attempt(self) {
+            Ok(done) => Some(done),
+            Err(error) => {
+                self.say_once(&error.to_string());
+                None
+            }
+        }
+    }
+
+    /// When to look again. Where there is something to claim, sooner; where the service refuses a keeper, later and later.
     fn again(&self) -> Instant {
-        let look_again = LOOK_AGAIN * 2_u32.pow(self.in_vain.min(MOST_DOUBLED));
-        Instant::now() + if self.kept.is_some() { CLAIM_AGAIN } else { look_again }
+        let pause = if self.kept.is_some() { CLAIM_AGAIN } else { LOOK_AGAIN };
+        Instant::now() + pause * 2_u32.pow(self.in_vain.min(MOST_DOUBLED))
     }
 
     /// Receives everything from the owner, and stands by.
-    fn receive(&mut self, mut transfer: Transfer) -> Result<Option<Next>> {
+    fn receive(&mut self, mut transfer: Transfer) -> Option<Next> {
         loop {
             match transfer.poll() {
-                Some(Ok(arrived)) => return self.stand_by(transfer.finish(arrived)),
+                Some(Ok(arrived)) => return self.or_say(|it| it.stand_by(transfer.finish(arrived))).flatten(),
                 Some(Err(error)) => {
                     self.in_vain = self.in_vain.saturating_add(1);
                     self.say_once(&error.to_string());
-                    return Ok(None);
+                    return None;
                 }
                 None => {}
             }
             let until = self.kept.is_some().then(|| Instant::now() + CLAIM_AGAIN);
             let poller = Arc::clone(transfer.link().poller());
             self.wait(&[poller.as_fd()], transfer.link().deadline().into_iter().chain(until).min());
-            if let Some(next) = self.decided()? {
-                return Ok(Some(next));
+            if let Some(next) = self.decided() {
+                return Some(next);
             }
         }
     }
@@ -353,18 +368,10 @@ impl Keeping {
         self.kept = Some(kept);
         self.tries.renew();
         self.in_vain = 0;
-        let begun = inherited.prepare(None).and_then(|(prepared, reception)| {
-            self.tell(prepared.generation(), KeptSince::Stop { pid })?;
-            let control = Control::begin(Arc::clone(prepared.generation()), reception)?;
-            Ok((control, prepared.say_ready()))
-        });
-        let (control, mut readied) = match begun {
-            Ok(begun) => begun,
-            Err(error) => {
-                self.say_once(&error.to_string());
-                return Ok(None);
-            }
-        };
+        let (prepared, reception) = inherited.prepare(None)?;
+        self.tell(prepared.generation(), KeptSince::Stop { pid });
+        let control = Control::begin(Arc::clone(prepared.generation()), reception)?;
+        let mut readied = prepared.say_ready();
         self.said.clear();
         self.say(&KeeperEvent::StandingBy { pid, generation });
         loop {
@@ -409,7 +416,10 @@ impl Keeping {
             sockets.push((entry, Arc::new(listener) as Shared));
         }
         self.kept = Some(Kept::bound(&inherited, sockets)?);
-        let tell = |generation: &Arc<Generation>| self.tell(generation, KeptSince::TheBeginning);
+        let tell = |generation: &Arc<Generation>| {
+            self.tell(generation, KeptSince::TheBeginning);
+            Ok(())
+        };
         let (control, ()) = Inheritance::from(inherited).ready_with(None, tell)?;
         self.keeping(KeptSince::TheBeginning);
         Ok(control)
@@ -422,14 +432,13 @@ impl Keeping {
     }
 
     /// Has `status` say why nobody serves, once that is so, and who waits.
-    fn tell(&self, generation: &Generation, why: KeptSince) -> Result<()> {
+    fn tell(&self, generation: &Generation, why: KeptSince) {
         let waiting = self.kept.as_ref().map(Kept::waiting);
         generation.keeps(Box::new(move |since| KeptStatus {
             for_ms: since.elapsed().as_millis() as u64,
             reason: why.to_string(),
             waiting: waiting.as_ref().map_or(0, |waiting| waiting()),
         }));
-        Ok(())
     }
 
     /// Gives everything to the next process that asks.
