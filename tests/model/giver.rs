@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use fd_handoff::core::wire::{
-    ClientFrame, Ending, Entry, ErrorCode, Kind, Name, Offer, PROTOCOL, Ready, Received, StateInfo,
+    ClientFrame, Ending, Entry, ErrorCode, Kind, Name, Offer, PROTOCOL, Ready, Receive, Received, ServerFrame,
+    StateInfo,
 };
 use fd_handoff::core::{
     Answer, Desk, Gift, Input, Inspector, Output, Packet, Predecessor, PredecessorCommand, PredecessorEvent, Role,
@@ -11,7 +12,9 @@ use fd_handoff::core::{
 
 use crate::mistake::Mistake;
 use crate::setting::Setting;
-use crate::world::{BASE, Fd, Giver, Giving, LISTENERS, Life, PIDFD, Side, Stop, WAITS, World, now, promise};
+use crate::world::{
+    BASE, Call, Fd, Giver, Giving, LISTENERS, Life, PIDFD, Process, Side, Stop, WAITS, World, now, promise,
+};
 
 impl World {
     /// A predecessor's machine that has released.
@@ -86,6 +89,7 @@ impl World {
         match event {
             PredecessorEvent::Ready => self.calls[k].giving = Giving::Ready,
             PredecessorEvent::Active => {
+                self.renew_keeper(setting, k, giver);
                 self.processes[giver].accepting = false;
                 self.processes[giver].handed_over = true;
                 self.processes[giver].holds &= !setting.makes(Mistake::LetsGoEarly);
@@ -93,6 +97,8 @@ impl World {
             }
             PredecessorEvent::ProbationOver => self.settle(setting, giver, Ending::HandedOver),
             PredecessorEvent::Settled(ending) => self.wind_up(setting, giver, *ending),
+            // Nothing was given up, and nothing depended on it.
+            PredecessorEvent::Failed(_) if self.is_beside(setting, k, giver) => self.calls[k].close(Side::Giver),
             PredecessorEvent::Failed(_) => self.resume(setting, k, giver),
             PredecessorEvent::TakenBack(_) => {
                 let taker = &self.processes[self.calls[k].taker];
@@ -109,9 +115,19 @@ impl World {
             }
             PredecessorEvent::Departed => {
                 let taker = &self.processes[self.calls[k].taker];
-                let watched = taker.settled.is_none() && !self.processes[giver].outrun;
+                // Who stops and gives the service up to its keeper does not watch over that.
+                let stops = setting.is_keeper(self.calls[k].taker);
+                let watched = taker.settled.is_none() && !self.processes[giver].outrun && !stops;
+                // It does not wait either for one that it has not heard from in time.
+                self.overtime |= stops && self.heirs(giver) != 0;
                 if setting.pidfds && taker.life == Life::Dead && watched {
                     self.broke(promise::SERVED);
+                }
+                if setting.is_keeper(giver) {
+                    // It has copies, and looks for the service again.
+                    self.settle(setting, giver, Ending::HandedOver);
+                    self.calls[k].close(Side::Giver);
+                    return;
                 }
                 self.leave(setting, giver);
             }
@@ -127,19 +143,44 @@ impl World {
         let unsent = self.calls[k].giving == Giving::Released && setting.makes(Mistake::GivesUpUnsent);
         self.processes[giver].accepting |= !setting.makes(Mistake::StaysOutAfterFailure) && !unsent;
         self.calls[k].close(Side::Giver);
+        if std::mem::take(&mut self.processes[giver].yields) {
+            // It was told to stop, and there is no keeper any more.
+            self.stop(setting, giver);
+        }
+    }
+
+    /// What the keeper has is the successor's to give from here on.
+    fn renew_keeper(&mut self, setting: &Setting, k: usize, giver: usize) {
+        if setting.is_keeper(self.calls[k].taker) {
+            return;
+        }
+        for other in 0..self.calls.len() {
+            if self.calls[other].gives(giver) && setting.is_keeper(self.calls[other].taker) {
+                self.command_giver(setting, other, PredecessorCommand::Renew);
+            }
+        }
+    }
+
+    /// Whether this is the handoff with a keeper, and the service goes on meanwhile.
+    fn is_beside(&self, setting: &Setting, k: usize, giver: usize) -> bool {
+        setting.is_keeper(self.calls[k].taker) && !self.processes[giver].yields
     }
 
     /// Reads the first line of a connection, as `reception` does.
     pub(crate) fn answer(&mut self, setting: &Setting, k: usize, giver: usize) {
         let Some((frame, _)) = self.calls[k].to_giver.pop_front() else { return };
-        let ours = self.calls.iter().find(|call| call.gives(giver));
+        let is_keepers = |call: &&Call| setting.is_keeper(call.taker);
+        let given = || self.calls.iter().filter(|call| call.gives(giver));
+        let in_the_way = !self.processes[giver].accepting || self.processes[giver].yields;
+        let keeper = given().find(is_keepers).map(|call| call.taker as u32).or(in_the_way.then_some(giver as u32));
+        let ours = given().find(|call| !is_keepers(call) || self.processes[giver].yields);
         let busy_with = match ours {
             Some(call) => Some(call.taker as u32),
             None if self.processes[giver].accepting => None,
             None => Some(giver as u32),
         };
         let told = busy_with.filter(|_| !setting.makes(Mistake::IsNeverBusy));
-        let desk = Desk { successor: told, ..Desk::default() };
+        let desk = Desk { successor: told, keeper, operable: true, ..Desk::default() };
         match Inspector::new(*BASE).line(*BASE, Ok(frame), desk) {
             Answer::Begin(receive) => {
                 if busy_with.is_some() {
@@ -155,19 +196,27 @@ impl World {
                 if settles {
                     self.settle(setting, giver, Ending::HandedOver);
                 }
-                let call = &mut self.calls[k];
-                call.giving = Giving::Requested;
-                call.giver_ear.pidfd = setting.pidfds;
-                call.predecessor = Some(Predecessor::new(receive, WAITS, setting.pidfds));
+                self.begin(setting, k, receive);
             }
-            Answer::Refuse(_, failure) => {
-                if self.calls[k].successor.is_some() {
-                    self.calls[k].to_taker.push_back((failure.into(), vec![]));
-                }
-                self.calls[k].close(Side::Giver);
-            }
+            Answer::Keep(receive) => self.begin(setting, k, receive),
+            Answer::Refuse(_, failure) => self.refuse(k, failure.into()),
+            Answer::Close(frame) => self.refuse(k, frame),
             other => unreachable!("{other:?}: the first line here is always receive"),
         }
+    }
+
+    fn begin(&mut self, setting: &Setting, k: usize, receive: Receive) {
+        let call = &mut self.calls[k];
+        call.giving = Giving::Requested;
+        call.giver_ear.pidfd = setting.pidfds;
+        call.predecessor = Some(Predecessor::new(receive, WAITS, setting.pidfds));
+    }
+
+    fn refuse(&mut self, k: usize, frame: ServerFrame) {
+        if self.calls[k].successor.is_some() {
+            self.calls[k].to_taker.push_back((frame, vec![]));
+        }
+        self.calls[k].close(Side::Giver);
     }
 
     pub(crate) fn offer(&mut self, setting: &Setting, k: usize, giver: usize) {
@@ -210,7 +259,7 @@ impl World {
         self.settle(setting, giver, ending);
         match ending {
             Ending::Stopped => self.processes[giver].letting_go = true,
-            _ => self.processes[giver].holds = false,
+            _ => self.processes[giver].holds = setting.is_keeper(giver),
         }
     }
 
@@ -218,25 +267,29 @@ impl World {
     pub(crate) fn let_copies_go(&mut self, setting: &Setting, who: usize) {
         self.overtime |= self.has_silent_heirs(who);
         self.processes[who].letting_go = false;
-        self.processes[who].holds = false;
+        // What a keeper has it keeps: the next process takes over from it.
+        self.processes[who].holds = setting.is_keeper(who) && self.processes[who].stop == Stop::No;
         for k in 0..self.calls.len() {
             if self.calls[k].gives(who) {
                 self.command_giver(setting, k, PredecessorCommand::LetGo);
             }
         }
         if self.processes[who].stop == Stop::Settling {
-            self.end_the_service(who);
+            self.end_the_service(setting, who);
         }
     }
 
     /// The last one goes. Whoever starts now finds every address free, unless one of those that watched over it was killed
     /// on the way, or is silent: nobody passes the word on then.
-    fn end_the_service(&mut self, who: usize) {
+    fn end_the_service(&mut self, setting: &Setting, who: usize) {
         let heirs = self.processes[who].heirs;
-        let heirs =
-            || (0..self.processes.len()).filter(|heir| heirs >> heir & 1 == 1).map(|heir| &self.processes[heir]);
-        let in_order = !self.overtime && !self.processes[who].estranged && !heirs().any(|heir| heir.crashed);
-        if in_order && heirs().any(|heir| heir.life == Life::Runs && heir.holds) {
+        let heirs = || {
+            (0..self.processes.len()).filter(|heir| heirs >> heir & 1 == 1).map(|heir| (heir, &self.processes[heir]))
+        };
+        let in_order = !self.overtime && !self.processes[who].estranged && !heirs().any(|(_, heir)| heir.crashed);
+        let has_copies =
+            |(who, heir): (usize, &Process)| heir.life == Life::Runs && heir.holds && !setting.is_keeper(who);
+        if in_order && heirs().any(has_copies) {
             self.broke(promise::STOPPED);
         }
         self.die(who);

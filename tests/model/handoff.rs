@@ -8,7 +8,7 @@ use stateright::{Model, Property};
 
 use crate::mistake::Mistake;
 use crate::setting::Setting;
-use crate::world::{Giving, Life, News, Side, Stop, Taking, World, promise};
+use crate::world::{Call, Giving, Life, News, Side, Stop, Taking, World, promise};
 
 /// Every handoff that a setting allows.
 #[derive(Debug, Clone)]
@@ -38,6 +38,7 @@ pub(crate) enum Step {
     Unsent(usize),
     Sent(usize),
     Settle(usize),
+    Keep(usize),
     LetGo(usize),
     Exit(usize),
     // What need not happen.
@@ -78,7 +79,7 @@ impl Model for Handoff {
                 kept(world, promise::SERVED) && !model.is_abandoned(world)
             }),
             Property::always(promise::FINAL, |_, world| knows_what_was_released(world)),
-            Property::always(promise::FAILED, |_, world| owners_accept(world)),
+            Property::always(promise::FAILED, |model: &Handoff, world| owners_accept(&model.setting, world)),
             Property::always(promise::BUSY, |_, world| kept(world, promise::BUSY)),
             Property::always(promise::ORPHAN, |_, world| kept(world, promise::ORPHAN)),
             Property::always(promise::SETTLED, |_, world| kept(world, promise::SETTLED)),
@@ -103,7 +104,13 @@ impl Handoff {
                 steps.push(Step::Killed(who));
             }
             self.ends(world, who, steps);
-            if process.life == Life::Runs && process.attempts > 0 && world.is_idle(who) && self.is_next(world, who) {
+            if self.setting.is_keeper(who) {
+                self.keeper(world, who, steps);
+            } else if process.life == Life::Runs
+                && process.attempts > 0
+                && world.is_idle(who)
+                && self.is_next(world, who)
+            {
                 steps.push(Step::Connect(who));
             }
         }
@@ -112,6 +119,30 @@ impl Handoff {
             self.application(world, k, steps);
             self.link(world, k, Side::Taker, steps);
             self.link(world, k, Side::Giver, steps);
+        }
+    }
+
+    /// A keeper that has nothing to do with anybody looks for the service, or takes it.
+    fn keeper(&self, world: &World, who: usize, steps: &mut Vec<Step>) {
+        let process = &world.processes[who];
+        let is_busy = world.calls.iter().any(|call| call.taker == who && call.successor.is_some());
+        if !world.runs(who)
+            || process.accepting
+            || is_busy
+            || process.stop != Stop::No
+            || world.has_stopped_accepting(who)
+        {
+            return;
+        }
+        // Until it is seen whether the one that it gives the service to serves, that handoff decides.
+        let gives = world.calls.iter().any(|call| call.gives(who));
+        let is_given = |call: &Call| matches!(call.giving, Giving::Draining | Giving::Counting | Giving::Parting);
+        let is_giving = world.calls.iter().any(|call| call.gives(who) && !is_given(call));
+        if process.attempts > 0 && world.is_listening() && !is_giving {
+            steps.push(Step::Connect(who));
+        }
+        if process.holds && !gives && world.is_left_to(&self.setting, who) {
+            steps.push(Step::Keep(who));
         }
     }
 
@@ -171,6 +202,7 @@ impl Handoff {
         let Some(giver) = call.giver.filter(|giver| world.runs(*giver)) else { return };
         match call.giving {
             Giving::Requested => steps.push(Step::Offer(k)),
+            Giving::Ready if self.setting.is_keeper(call.taker) && !world.processes[giver].yields => {}
             Giving::Ready => steps.push(Step::StopAccepting(k)),
             Giving::Stopped => steps.push(Step::Release(k)),
             // A generation's own predecessor speaks first.
@@ -223,7 +255,7 @@ impl Handoff {
                 steps.push(Step::Silence(who));
             }
             let owns = process.accepting || world.has_stopped_accepting(who);
-            if stops && runs && owns && process.stop == Stop::No {
+            if stops && runs && owns && process.stop == Stop::No && !process.yields {
                 steps.push(Step::Stop(who));
             }
         }
@@ -264,6 +296,7 @@ impl Handoff {
             Step::Ready(k) => world.ready(setting, k),
             Step::Killed(who) | Step::Crash(who) | Step::Exit(who) => world.crash(setting, who),
             Step::Settle(who) => world.stopped(setting, who),
+            Step::Keep(who) => world.keep(who),
             Step::LetGo(who) => world.let_copies_go(setting, who),
             Step::Fail(k) => world.fail(setting, k),
             Step::Unsent(k) => world.unsent(setting, k),
@@ -366,7 +399,10 @@ impl Handoff {
     /// Nothing will happen any more, nobody serves, and somebody waits who could. A successor that is silent and
     /// cannot be ended is the one excuse: it may be serving, as far as anybody can know.
     fn is_abandoned(&self, world: &World) -> bool {
-        if serving(world) > 0 || !(0..world.processes.len()).any(|who| world.runs(who)) {
+        // A keeper that has nothing can only wait, and where somebody is silent who has copies, the service is that one's.
+        let keeps = |who: usize| world.processes[who].holds && !world.somebody_else_holds(who);
+        let could = |who| world.runs(who) && (!self.setting.is_keeper(who) || keeps(who));
+        if serving(world) > 0 || !(0..world.processes.len()).any(could) {
             return false;
         }
         let mut steps = Vec::new();
@@ -406,11 +442,12 @@ fn owners_hold_the_lock(world: &World) -> bool {
 }
 
 /// Who owns the service and has not stopped accepting in order to release it, accepts.
-fn owners_accept(world: &World) -> bool {
+fn owners_accept(setting: &Setting, world: &World) -> bool {
     (0..world.processes.len()).all(|who| {
         let process = &world.processes[who];
         process.accepting
             || !process.holds
+            || setting.is_keeper(who)
             || process.stop != Stop::No
             || process.leaving
             || world.is_taking(who)
@@ -440,6 +477,7 @@ pub(crate) fn describe(world: &World, step: Step) -> String {
         Step::Unsent(k) => format!("{} hears that its release has not left", giver(world, k)),
         Step::Sent(k) => format!("the release of {} leaves after all", giver(world, k)),
         Step::Settle(who) => format!("{} has drained and says that it stops", name(who)),
+        Step::Keep(who) => format!("{} takes the service, which nobody serves", name(who)),
         Step::LetGo(who) => format!("{} closes its copies", name(who)),
         Step::Exit(who) => format!("{} ends", name(who)),
         Step::Crash(who) => format!("{} crashes", name(who)),

@@ -51,6 +51,7 @@ const PAIR: Setting = Setting {
     stops: true,
     hang_ups: true,
     chains: false,
+    keeper: false,
     reports: true,
     mistake: None,
 };
@@ -77,6 +78,21 @@ const RIVALS: Setting = Setting {
 /// Two successors, one after the other: the first one hands over while its own predecessor may still drain.
 const CHAIN: Setting =
     Setting { name: "a chain", attempts: &[1, 1], chains: true, failures: true, jams: true, ..RIVALS };
+
+/// A successor, and a keeper, which may look for the service twice. One thing goes wrong, besides deadlines that pass.
+const KEPT: Setting = Setting {
+    name: "a keeper",
+    attempts: &[1, 2],
+    chains: true,
+    keeper: true,
+    hang_ups: false,
+    failures: false,
+    reports: false,
+    silences: false,
+    jams: false,
+    faults: 1,
+    ..PAIR
+};
 
 const LOCKLESS_CHAIN: Setting = Setting { name: "a chain without the lock", arbiter: false, ..CHAIN };
 
@@ -118,9 +134,14 @@ fn a_chain_that_cannot_be_ended_keeps_every_promise() {
     assert_kept(Setting { name: "a chain that cannot be ended", may_fence: false, ..CHAIN });
 }
 
+#[test]
+fn with_a_keeper_every_promise_is_kept() {
+    assert_kept(Setting { silences: true, jams: true, ..KEPT });
+}
+
 /// Each mistake, where it is made, and the promise that it breaks. Where there is a lock, it keeps two from accepting whatever
 /// else is wrong, so that most of what a role could do wrong is looked for without.
-const MISTAKES: [(Mistake, Setting, &str); 35] = [
+const MISTAKES: [(Mistake, Setting, &str); 36] = [
     (Mistake::TakesEofForDeath, LOCKLESS, promise::ONE),
     (Mistake::TakesEofForDeath, LOCKLESS, promise::ORPHAN),
     (Mistake::ReportsDeathFirst, LOCKLESS, promise::SETTLED),
@@ -156,6 +177,7 @@ const MISTAKES: [(Mistake, Setting, &str); 35] = [
     (Mistake::SettlesEarly, CHAIN, promise::SERVED),
     (Mistake::LetsGoEarly, PAIR, promise::LET_GO),
     (Mistake::GivesUpUnsent, PAIR, promise::FAILED),
+    (Mistake::KeepsBeforeOthers, KEPT, promise::FINAL),
 ];
 
 #[test]

@@ -55,4 +55,6 @@ pub(crate) enum Mistake {
     LetsGoEarly,
     /// A predecessor whose release could not be sent does not accept again.
     GivesUpUnsent,
+    /// A keeper claims the service before the predecessors that would take it back have ended.
+    KeepsBeforeOthers,
 }

@@ -30,6 +30,8 @@ pub(crate) struct Setting {
     pub(crate) hang_ups: bool,
     /// A successor that serves may itself hand over.
     pub(crate) chains: bool,
+    /// The last of them is a keeper, which serves nobody.
+    pub(crate) keeper: bool,
     /// Both sides may tell how far they are: the successor initialises, the predecessor drains.
     pub(crate) reports: bool,
     pub(crate) mistake: Option<Mistake>,
@@ -38,6 +40,11 @@ pub(crate) struct Setting {
 impl Setting {
     /// Of faults.
     pub(crate) const ANY_NUMBER: u8 = u8::MAX;
+
+    /// Whether this process is the keeper.
+    pub(crate) fn is_keeper(&self, who: usize) -> bool {
+        self.keeper && who == self.attempts.len()
+    }
 
     pub(crate) fn makes(&self, mistake: Mistake) -> bool {
         self.mistake == Some(mistake)

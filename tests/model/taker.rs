@@ -43,6 +43,7 @@ impl World {
 
     /// Looks for the service; where there is none, begins it.
     pub(crate) fn connect(&mut self, setting: &Setting, taker: usize) {
+        let standby = setting.is_keeper(taker);
         if !self.is_listening() {
             self.processes[taker] = Process { accepting: true, holds: true, ..Process::default() };
             // One of its own: nobody else has it.
@@ -59,7 +60,7 @@ impl World {
             schemas: vec![1],
             fingerprints: None,
             services: None,
-            standby: false,
+            standby,
             instance: None,
             take: false,
         };
@@ -105,6 +106,7 @@ impl World {
             SuccessorEvent::Complete(snapshot) => {
                 self.processes[taker].knows |= snapshot.map_or(0, |packet| packet.memfd);
                 self.calls[k].taking = Taking::Initialising;
+                self.processes[taker].kept |= setting.is_keeper(taker);
             }
             SuccessorEvent::Released { state, release } => {
                 let state = state.filter(|_| !setting.makes(Mistake::DropsTheFinalState));
@@ -142,12 +144,37 @@ impl World {
     }
 
     fn taking_failed(&mut self, setting: &Setting, k: usize, cause: &Cause) {
+        if setting.is_keeper(self.calls[k].taker) {
+            return self.stop_keeping(k);
+        }
         let had_everything = self.calls[k].taking != Taking::Waiting;
         let was_told = matches!(cause, Cause::Here(_) | Cause::Aborted { .. } | Cause::Outrun(_));
         if setting.pidfds && had_everything && !was_told && self.giver_is_dead(k) {
             self.broke(promise::ORPHAN);
         }
         self.stop_taking(k);
+    }
+
+    /// A keeper whose connection is over looks again, or takes the service.
+    fn stop_keeping(&mut self, k: usize) {
+        let keeper = &mut self.processes[self.calls[k].taker];
+        keeper.holds = keeper.kept;
+        let is_of_use = keeper.holds || keeper.attempts > 0;
+        self.calls[k].close(Side::Taker);
+        if !is_of_use {
+            self.die(self.calls[k].taker);
+        }
+    }
+
+    /// A keeper takes the service: nobody serves it.
+    pub(crate) fn keep(&mut self, keeper: usize) {
+        self.lock = Some(keeper);
+        if !self.somebody_else_holds(keeper) {
+            // What others knew died with them.
+            self.committed &= self.processes[keeper].knows;
+        }
+        self.processes[keeper].accepting = true;
+        self.processes[keeper].released_to = false;
     }
 
     /// Closes what came, and tries again or exits.
@@ -217,10 +244,15 @@ impl World {
 
     /// A process that serves is told to stop: it does not accept any more, and its handoff is over.
     pub(crate) fn stop(&mut self, setting: &Setting, who: usize) {
+        let keeping = self.keeping(setting, who).filter(|_| self.processes[who].accepting);
         for k in 0..self.calls.len() {
-            if self.calls[k].gives(who) {
+            if self.calls[k].gives(who) && Some(k) != keeping {
                 self.abort_giving(setting, k);
             }
+        }
+        if keeping.is_some() {
+            self.processes[who].yields = true;
+            return;
         }
         self.processes[who].accepting = false;
         self.processes[who].stop = Stop::Draining;

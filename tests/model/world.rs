@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fd_handoff::core::wire::{ClientFrame, Ending, ServerFrame};
 use fd_handoff::core::{Input, Predecessor, Role, Successor, Waits};
 
+use crate::mistake::Mistake;
 use crate::setting::Setting;
 
 /// A descriptor. A memfd is the set of updates that its state holds; see [`Process::knows`].
@@ -71,6 +72,10 @@ pub(crate) struct Process {
     pub(crate) outrun: bool,
     /// Closed a connection without a word.
     pub(crate) estranged: bool,
+    /// Was told to stop, and gives the service up to its keeper.
+    pub(crate) yields: bool,
+    /// A keeper that has everything of a service.
+    pub(crate) kept: bool,
     /// The updates in its state. Each process makes two: before its release, and before its farewell.
     pub(crate) knows: u8,
     /// How often it may still look for the service.
@@ -250,9 +255,18 @@ impl World {
 
     /// Those that watch over this process, directly or not: one bit each.
     pub(crate) fn heirs(&self, who: usize) -> u8 {
-        let watches = |call: &&Call| call.taker == who && call.successor.is_some() && call.predecessor.is_some();
-        let givers = self.calls.iter().filter(watches).filter_map(|call| call.giver);
-        givers.fold(0, |heirs, giver| heirs | 1 << giver | self.heirs(giver))
+        let watches = |call: &&Call, heirs: u8| {
+            (call.taker == who || heirs >> call.taker & 1 == 1)
+                && call.successor.is_some()
+                && call.predecessor.is_some()
+        };
+        let mut heirs = 0;
+        // A keeper may have given the service to one that then gave it up to the keeper.
+        for _ in &self.processes {
+            let givers = self.calls.iter().filter(|call| watches(call, heirs)).filter_map(|call| call.giver);
+            heirs |= givers.fold(0, |heirs, giver| heirs | 1 << giver);
+        }
+        heirs & !(1 << who)
     }
 
     /// Whether one of those is silent, so that they do not let go in time.
@@ -265,6 +279,23 @@ impl World {
     pub(crate) fn awaits_a_silent_successor(&self) -> bool {
         let silent = |who: usize| self.processes[who].life == Life::Silent;
         self.calls.iter().any(|call| call.giving == Giving::Released && silent(call.taker))
+    }
+
+    /// The handoff of this process with its keeper, which has everything.
+    pub(crate) fn keeping(&self, setting: &Setting, who: usize) -> Option<usize> {
+        let is_ready = |call: &Call| call.gives(who) && setting.is_keeper(call.taker) && call.giving == Giving::Ready;
+        self.calls.iter().position(is_ready)
+    }
+
+    /// Whether a keeper may take the service: nobody has it, and nobody else could.
+    pub(crate) fn is_left_to(&self, setting: &Setting, who: usize) -> bool {
+        let waits_for_them = !setting.makes(Mistake::KeepsBeforeOthers);
+        self.lock.is_none() && !(waits_for_them && self.somebody_else_holds(who))
+    }
+
+    pub(crate) fn somebody_else_holds(&self, who: usize) -> bool {
+        let mut others = (0..self.processes.len()).filter(|&other| other != who && !self.is_dead(other));
+        others.any(|other| self.processes[other].holds)
     }
 
     /// Whether there is a copy of the listener, in a process or on its way to one.
