@@ -40,7 +40,11 @@ fn pod(engine: &Engine) -> Sum {
 /// Leaves the swarm that this test has made.
 struct Swarm {
     stack: String,
+    /// The engine had the network that it makes for a swarm, and leaves behind.
+    bridged: bool,
 }
+
+const BRIDGE: &str = "docker_gwbridge";
 
 impl Drop for Swarm {
     fn drop(&mut self) {
@@ -53,6 +57,12 @@ impl Drop for Swarm {
         while began.elapsed() < PATIENCE && !remove().is_ok_and(|done| done.status.success()) {
             std::thread::sleep(Duration::from_millis(200));
         }
+        if !self.bridged {
+            let _ = Command::new("docker")
+                .args(["network", "disconnect", "--force", BRIDGE, "gateway_ingress-sbox"])
+                .output();
+            let _ = Command::new("docker").args(["network", "rm", BRIDGE]).output();
+        }
     }
 }
 
@@ -61,8 +71,9 @@ fn swarm(engine: &Engine) -> Sum {
         println!("skipped: this engine is in a swarm already");
         return Sum::default();
     }
+    let bridged = docker(&["network", "ls", "--format", "{{.Name}}"]).lines().any(|network| network == BRIDGE);
+    let swarm = Swarm { stack: engine.name(), bridged };
     docker(&["swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1"]);
-    let swarm = Swarm { stack: engine.name() };
     let place = engine.place();
     let deployed = Command::new("docker")
         .args(["stack", "deploy", "--compose-file"])
