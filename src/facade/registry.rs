@@ -190,7 +190,8 @@ pub(crate) fn offer(table: &Table) -> Offer<'static> {
 /// that owned it is gone.
 pub(crate) fn cut_off(table: &Table) -> Option<&'static str> {
     const GONE: &str = "the sockets live in another network namespace, which has no interface left but loopback: the container that \
-        owned it is gone, and nobody reaches them; start the service anew where it has a network";
+        owned it is gone, and nobody reaches them; stop the service, restart its keeper if it has one, and start the service where there \
+        is a network";
     let own = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
     let own = socket::netns_cookie(own.as_fd()).ok()?;
     let sockets = table.values().flat_map(|it| &it.fds).map(|fd| fd.as_fd());
