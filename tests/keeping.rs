@@ -6,6 +6,7 @@
 #[path = "common/example.rs"]
 mod example;
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -13,7 +14,9 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use example::{Process, place, program};
 use fd_handoff::client::{Client, Phase};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, mkfifo};
 
 /// A command that runs, whose lines on stderr are read. It and its children are killed if a test fails before it has ended.
 struct Running {
@@ -260,12 +263,23 @@ fn an_address_that_is_none_is_wrong_usage() {
 
 #[test]
 fn a_service_that_another_process_keeps_is_started_again_and_one_that_was_replaced_from_elsewhere_ends() {
-    let ((_directory, control), listen) = (place(), address(6));
+    let ((directory, control), listen) = (place(), address(6));
     let mut keeper = Running::start(&mut handoff(&["keep", &control]));
-    let mut service = run(&control, &listen, &[]);
+    // Each process of the service waits for a word, so that the command can be held until the other keeper was first.
+    let gate = directory.path().join("gate");
+    mkfifo(&gate, Mode::S_IRWXU).unwrap();
+    let mut command = handoff(&["run", &control, "--", "sh", "-c", "read word <\"$0\"; exec \"$@\""]);
+    command.arg(&gate).arg(program("http")).args(["--listen", &listen, "--control", &control]);
+    let mut service = Running::start(&mut command);
     let first = service.started();
+    service.signal(Signal::SIGSTOP);
+    let held = Pid::from_raw(service.child.id().cast_signed());
+    assert_eq!(waitpid(held, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(held, Signal::SIGSTOP)));
+    fs::write(&gate, "go\n").unwrap();
     keeper.says(&[&format!("process {first}, generation 1, serves")]);
+    service.signal(Signal::SIGCONT);
     send(first, Signal::SIGKILL);
+    fs::write(&gate, "go\n").unwrap();
     let (second, _) = ask(&listen);
     assert_eq!(service.started(), second);
     // The next one is none of this command's.

@@ -177,7 +177,7 @@ pub(crate) fn has_way_out(socket: BorrowedFd<'_>) -> Option<bool> {
         ifc_ifcu: libc::__c_anonymous_ifc_ifcu { ifcu_req: places.as_mut_ptr().cast() },
     };
     // SAFETY: list names a live buffer and its length in bytes, of which the kernel fills a part with whole entries.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFCONF, &raw mut list) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFCONF as libc::Ioctl, &raw mut list) };
     if result != 0 {
         return None;
     }
