@@ -92,5 +92,8 @@ fn rollouts(engine: &Engine) -> Sum {
     old.until("the new one initialises", || old.status()["phase"] == "initialising");
     new.stop();
     keeps("one that is stopped while it initialises", &mut rollout);
+    let mut swapped = Command::new(example("rollout.sh"));
+    swapped.args([&new.name, &old.name]).args(place.options()).arg(engine.image(2)).stdout(Stdio::null());
+    keeps("the two names are swapped", &mut swapped.spawn().unwrap());
     load.lost_nothing()
 }
