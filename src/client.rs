@@ -33,7 +33,7 @@ use crate::driver::place::Place;
 use crate::error::{Error, PathProblem, Result};
 pub use crate::kernel::Kernel;
 use crate::sys::event::wait_readable;
-use crate::sys::{process, socket};
+use crate::sys::{container, process, socket};
 
 /// How long the service may take to answer. It answers from memory: one that takes longer is stopped, or no service.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -217,11 +217,18 @@ impl Process {
         Ok(true)
     }
 
-    /// Whether it is in this process's own pid namespace: one of the same container, as a rule. `None` where that cannot be
-    /// told: it has ended, or there is no `/proc`. See `NSpid` in `proc_pid_status(5)`.
-    pub fn is_in_own_pid_namespace(&self) -> Option<bool> {
+    /// Whether it is in this process's own container: in its pid namespace (`NSpid` in `proc_pid_status(5)`) and, since containers may
+    /// share one, not in another container by its cgroup (`cgroups(7)`). Outside of containers, whether it is in this pid namespace.
+    /// `None` where that cannot be told: it has ended, or there is no `/proc`.
+    pub fn is_in_own_container(&self) -> Option<bool> {
         // Its id in this namespace, 0 where it is not in there, and then one in each namespace below, down to its own.
-        process::ids(self.as_fd()).map(|ids| matches!(ids[..], [id] if id != 0))
+        let [id] = process::ids(self.as_fd())?[..] else { return Some(false) };
+        if id == 0 {
+            return Some(false);
+        }
+        let is_of_another = container::is_of_another(id);
+        // Nobody else has got its id meanwhile.
+        self.id().map(|_| !is_of_another)
     }
 
     /// Whether it may be the process that sees itself as `pid`.

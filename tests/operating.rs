@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use common::raw::Raw;
 use common::{Form, PATIENCE, Place, config, forms, place};
-use fd_handoff::Finish;
+use fd_handoff::{Config, Finish, Offer, handoff_receive};
 use serde_json::{Value, json};
 
 forms! {
@@ -17,13 +17,17 @@ forms! {
     an_upgrade_is_told_how_it_ends
     one_that_has_said_everything_goes_on_listening
     an_upgrade_has_its_time
+    one_that_was_superseded_and_comes_back_ends_no_upgrade
     a_stop_waits_for_a_handoff
     a_stop_ends_the_service
 }
 
 /// Runs a service without sockets, whose successors others start, until it is to exit.
 fn service(form: Form, path: &Path) -> JoinHandle<Finish> {
-    let config = config(path);
+    service_with(form, config(path))
+}
+
+fn service_with(form: Form, config: Config) -> JoinHandle<Finish> {
     let (says_ready, is_ready) = std::sync::mpsc::channel();
     let service = std::thread::spawn(move || match form {
         Form::Blocking => {
@@ -86,6 +90,37 @@ fn a_handoff_is_watched(form: Form) {
     assert_eq!(names, ["receive", "transferred", "progress", "ready", "release", "active", "draining", "farewell"]);
     assert_eq!((&news[2]["message"], &news[2]["pid"]), (&json!("warming caches"), &json!(4242)));
     assert!(news.iter().all(|event| event["generation"] == 1), "{news:?}");
+    assert_eq!(service.join().unwrap(), Finish::Exit);
+}
+
+/// Whatever has replaced it restarts it in the middle of the next rollout.
+// M154
+fn one_that_was_superseded_and_comes_back_ends_no_upgrade(form: Form) {
+    let Place { directory: _directory, path } = place();
+    let first = handoff_receive(config(&path).instance("a")).unwrap().ready().unwrap();
+    let giving = std::thread::spawn(move || {
+        let ready = first.accept().unwrap().offer(Offer::new()).unwrap();
+        ready.release(None).unwrap().farewell(None).unwrap();
+    });
+    let service = service_with(form, config(&path).instance("b"));
+    giving.join().unwrap();
+    let mut asker = Raw::greeted(&path);
+    asker.write(b"upgrade\n");
+    event(&mut asker, "awaited");
+    let mut comes_back = Raw::greeted(&path);
+    comes_back.say(&json!({
+        "type": "receive", "protocol": { "min": 1, "max": 1 }, "pid": 1, "version": "1", "schemas": [0], "instance": "a",
+    }));
+    comes_back.expect_error("error", "superseded");
+    event(&mut asker, "refused");
+    take_over(&mut Raw::receive(&path));
+    let outcome = loop {
+        let (frame, _) = asker.line().unwrap();
+        if frame["type"] == "outcome" {
+            break frame;
+        }
+    };
+    assert_eq!((&outcome["outcome"], &outcome["successor_pid"]), (&json!("completed"), &json!(4242)), "{outcome}");
     assert_eq!(service.join().unwrap(), Finish::Exit);
 }
 

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::inspector::Desk;
 use super::record::{micros, remember};
-use super::wire::{Attempt, Ending, KeeperStatus, Outcome, Phase, PredecessorStatus, Receive, SuccessorStatus};
+use super::wire::{
+    Attempt, Ending, ErrorCode, KeeperStatus, Outcome, Phase, PredecessorStatus, Receive, SuccessorStatus,
+};
 
 /// One generation's life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -227,6 +229,13 @@ impl Lifecycle {
     /// Whether the upgrade that was asked for still has no successor.
     pub fn awaits_successor(&self) -> bool {
         self.upgrade.is_some() && self.successor.is_none()
+    }
+
+    /// Whether the upgrade that was asked for is over with a successor that was refused so. One that is in somebody's way, or that was
+    /// superseded, is another one than is waited for.
+    // M154
+    pub fn is_given_up_with(&self, refusal: ErrorCode) -> bool {
+        self.upgrade.is_some() && !matches!(refusal, ErrorCode::Busy | ErrorCode::Superseded)
     }
 
     /// Somebody tells the service to stop. Returns whether that says more than was said before: the first time it is to

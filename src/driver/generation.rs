@@ -710,7 +710,8 @@ impl Generation {
         let (generation, reason) = (self.number, failure.message.as_str());
         tracing::info!(event = "refused", generation, successor = pid, reason, "turned a successor away");
         self.tell(News::Refused, Some(pid), None, failure.message.clone());
-        if failure.code != ErrorCode::Busy && self.desk().upgrading {
+        let is_given_up = self.board().life.is_given_up_with(failure.code);
+        if is_given_up {
             self.upgrade_failed(pid, &failure.message);
         }
     }

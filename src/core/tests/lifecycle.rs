@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::core::wire::{Ending, PROTOCOL, Receive};
+use crate::core::wire::{Ending, ErrorCode, PROTOCOL, Receive};
 use crate::core::{Leave, Leaving, Lifecycle};
 
 fn serving() -> Lifecycle {
@@ -56,6 +56,16 @@ fn whoever_comes_too_late_is_not_told_to_try_again_by_one_that_has_stopped() {
     };
     assert_eq!((desk(Leave::Stopped), desk(Leave::Crashed)), (None, None));
     assert_eq!(desk(Leave::HandedOver), Some(22));
+}
+
+// M154
+#[test]
+fn an_upgrade_goes_on_after_one_that_was_superseded_or_is_in_the_way() {
+    let mut life = serving();
+    assert!(!life.is_given_up_with(ErrorCode::Version), "there is none");
+    assert!(life.ask_upgrade(Instant::now()).is_ok());
+    assert!(!life.is_given_up_with(ErrorCode::Superseded) && !life.is_given_up_with(ErrorCode::Busy));
+    assert!(life.is_given_up_with(ErrorCode::Version) && life.is_given_up_with(ErrorCode::Name));
 }
 
 // M129
