@@ -43,6 +43,18 @@ pub fn own_instance() -> Option<String> {
     crate::Config::new("").own_instance()
 }
 
+/// The id of the container that this process is in, as far as the kernel tells it: in the path of its cgroup, or else the upper directory of
+/// its root file system. `None` outside of containers, and where neither is to be seen. Where nobody has chosen an instance, this is it.
+pub fn own_container() -> Option<&'static str> {
+    container::id()
+}
+
+/// The network namespace that this process is in, by its `SO_NETNS_COOKIE` (Linux 5.14), for a comparison with [`FdStatus::netns`]. `None`
+/// where the kernel does not say.
+pub fn own_network() -> Option<u64> {
+    socket::own_netns()
+}
+
 /// A connection to a service's control socket. It never disturbs a handoff.
 #[derive(Debug)]
 pub struct Client {
