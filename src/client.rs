@@ -33,7 +33,7 @@ use crate::driver::place::Place;
 use crate::error::{Error, PathProblem, Result};
 pub use crate::kernel::Kernel;
 use crate::sys::event::wait_readable;
-use crate::sys::{process, socket};
+use crate::sys::{container, process, socket};
 
 /// How long the service may take to answer. It answers from memory: one that takes longer is stopped, or no service.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +41,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The instance that this process is, as a service in it would be by default, see [`Config::instance`](crate::Config::instance).
 pub fn own_instance() -> Option<String> {
     crate::Config::new("").own_instance()
+}
+
+/// The id of the container that this process is in, as far as the kernel tells it: in the path of its cgroup, or else the upper directory of
+/// its root file system. `None` outside of containers, and where neither is to be seen. Where nobody has chosen an instance, this is it.
+pub fn own_container() -> Option<&'static str> {
+    container::id()
+}
+
+/// The network namespace that this process is in, by its `SO_NETNS_COOKIE` (Linux 5.14), for a comparison with [`FdStatus::netns`]. `None`
+/// where the kernel does not say.
+pub fn own_network() -> Option<u64> {
+    socket::own_netns()
 }
 
 /// A connection to a service's control socket. It never disturbs a handoff.
@@ -217,11 +229,18 @@ impl Process {
         Ok(true)
     }
 
-    /// Whether it is in this process's own pid namespace: one of the same container, as a rule. `None` where that cannot be
-    /// told: it has ended, or there is no `/proc`. See `NSpid` in `proc_pid_status(5)`.
-    pub fn is_in_own_pid_namespace(&self) -> Option<bool> {
+    /// Whether it is in this process's own container: in its pid namespace (`NSpid` in `proc_pid_status(5)`) and, since containers may
+    /// share one, not in another container by its cgroup (`cgroups(7)`). Outside of containers, whether it is in this pid namespace.
+    /// `None` where that cannot be told: it has ended, or there is no `/proc`.
+    pub fn is_in_own_container(&self) -> Option<bool> {
         // Its id in this namespace, 0 where it is not in there, and then one in each namespace below, down to its own.
-        process::ids(self.as_fd()).map(|ids| matches!(ids[..], [id] if id != 0))
+        let [id] = process::ids(self.as_fd())?[..] else { return Some(false) };
+        if id == 0 {
+            return Some(false);
+        }
+        let is_of_another = container::is_of_another(id);
+        // Nobody else has got its id meanwhile.
+        self.id().map(|_| !is_of_another)
     }
 
     /// Whether it may be the process that sees itself as `pid`.

@@ -255,7 +255,7 @@ impl Config {
     }
 
     /// Takes the service over though this instance was superseded: a rollback. Default: no, unless the environment variable
-    /// `HANDOFF_TAKE` is `1`.
+    /// `HANDOFF_TAKE` is `1`. It is for one start: whoever is started with it again takes the service again.
     #[must_use]
     pub fn take(mut self, take: bool) -> Config {
         self.take = take;

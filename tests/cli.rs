@@ -966,7 +966,7 @@ mod check {
         let service = http("127.0.0.1:0", &path);
         let found = report(&run(&["check", &path, "--json"]));
         assert!(finding(&found, "user")["found"].as_str().unwrap().ends_with("like the service that runs there"));
-        assert!(finding(&found, "network")["found"].as_str().unwrap().ends_with("like the service that runs there"));
+        assert!(finding(&found, "network")["found"].as_str().unwrap().ends_with("of the service that runs there"));
         drop(service);
 
         if !is_root() {
@@ -989,15 +989,26 @@ mod check {
         if !is_root() {
             return;
         }
+        // As a container's: its processes are not to be seen, here or there.
         let mut service = Command::new("unshare");
-        service.arg("--net").arg(example::program("http"));
+        service.args(["--net", "--pid", "--fork", "--kill-child"]).arg(example::program("http"));
         let _service = serving(service.args(["--listen", "127.0.0.1:0", "--control", &path]));
+        let mut check = Command::new("unshare");
+        check.args(["--pid", "--fork", "--mount-proc"]).arg(env!("CARGO_BIN_EXE_handoff"));
+        let from_a_container = check.args(["check", &path]).output().unwrap();
+        let said = String::from_utf8_lossy(&from_a_container.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(from_a_container.status.code(), Some(1), "{said}");
+        assert!(said.contains("1 of the sockets of the service there (http at 127.0.0.1:"), "{said}");
+
         let ended = run(&["check", &path, "--json"]);
         ended.fails(1, &["1 check failed"]);
-        let report = report(&ended);
-        let found = finding(&report, "network");
+        let found = report(&ended);
+        let found = finding(&found, "network");
         assert_eq!(found["verdict"], "failed", "{found}");
-        assert!(found["found"].as_str().unwrap().contains("the service there runs in net:["), "{found}");
+        assert!(found["advice"].as_str().unwrap().contains("--foreign-netns"), "{found}");
+        let allowed = run(&["check", &path, "--foreign-netns", "--json"]);
+        allowed.succeeds();
+        assert_eq!(finding(&report(&allowed), "network")["verdict"], "ok");
     }
 
     #[test]

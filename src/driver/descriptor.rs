@@ -131,7 +131,9 @@ pub(crate) fn entry(name: Name, index: u32, facts: Facts) -> Entry {
 }
 
 pub(crate) fn status_of(entry: &Entry) -> FdStatus {
-    FdStatus { name: entry.name.clone(), kind: entry.kind, addr: entry.addr.clone() }
+    // A socket of another kind is reached in any.
+    let netns = entry.netns.filter(|_| is_inet(entry.kind));
+    FdStatus { name: entry.name.clone(), kind: entry.kind, addr: entry.addr.clone(), netns }
 }
 
 /// A descriptor of this process's own under a name.
@@ -182,11 +184,14 @@ pub(crate) fn check(entry: &Entry, fd: BorrowedFd<'_>, netns: Option<u64>) -> Re
         let arrived = shown(&self::entry(name(), 0, facts));
         return Err(Mismatch::Facts { name: name(), announced: shown(entry), arrived });
     }
-    let inet = matches!(facts.kind, Kind::TcpListener | Kind::TcpStream | Kind::UdpSocket);
-    if inet && netns.is_some() && differ(netns_of(entry, fd), netns) {
+    if is_inet(facts.kind) && netns.is_some() && differ(netns_of(entry, fd), netns) {
         return Err(Mismatch::Namespace { name: name(), addr: entry.addr.clone().unwrap_or_default() });
     }
     Ok(())
+}
+
+fn is_inet(kind: Kind) -> bool {
+    matches!(kind, Kind::TcpListener | Kind::TcpStream | Kind::UdpSocket)
 }
 
 /// The namespace of a socket is the one that the manifest names: the cookie shows that this is the socket that

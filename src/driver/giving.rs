@@ -278,9 +278,10 @@ impl Giving {
     fn begin(&mut self) {
         // The background has heard it, before there was a link.
         self.link_mut().reach(Instant::now(), Point::AfterReceive, "receive");
-        let Receive { pid, version, .. } = &self.successor;
+        let Receive { pid, version, instance, .. } = &self.successor;
+        let of = instance.as_ref().map(|instance| format!(" of instance {instance}")).unwrap_or_default();
         self.span.in_scope(|| tracing::info!(event = "receive", version, "a successor asks for the service"));
-        self.tell(News::Receive, &format!("process {pid}, version {version}, asks for the service"));
+        self.tell(News::Receive, &format!("process {pid}{of}, version {version}, asks for the service"));
     }
 
     fn link(&self) -> &Link<Predecessor<Attachment>> {

@@ -36,6 +36,10 @@ impl fmt::Debug for Launch {
 /// Those who run as process 1 for one program, and end when that does, and everything else in there with them.
 const INITS_OF_ONE: [&str; 6] = ["tini", "tini-static", "docker-init", "dumb-init", "catatonit", "podman-init"];
 
+/// Those who run a container's first process from outside, and end what is left of the container when that ends. They are to be seen where
+/// the pid namespace is theirs, as with `docker run --pid host`. A name in there has at most 15 bytes, see `proc_pid_comm(5)`.
+const RUNTIMES: [&str; 2] = ["containerd-shim", "conmon"];
+
 /// Why a successor that this process starts would not outlive it, if that is so.
 pub(crate) fn takes_children_along() -> Option<String> {
     let parent = std::os::unix::process::parent_id();
@@ -54,8 +58,13 @@ fn ends_everything(own: u32, parent: u32, parent_name: Option<&str>) -> Option<S
             "it was started from outside of its pid namespace, where its end may be that of a container".to_owned(),
         );
     }
-    let init = parent_name.filter(|name| INITS_OF_ONE.contains(name))?;
-    Some(format!("{init} runs this process, and ends with it, and so does everything in its pid namespace"))
+    let parent = parent_name?;
+    if RUNTIMES.contains(&parent) {
+        return Some(format!("{parent} runs this process as a container, and ends everything in that with it"));
+    }
+    INITS_OF_ONE
+        .contains(&parent)
+        .then(|| format!("{parent} runs this process, and ends with it, and so does everything in its pid namespace"))
 }
 
 /// This program as it was started: by which path, from where, with what arguments.

@@ -26,7 +26,7 @@ impl Named {
         const ROOM: usize = MAX_LINE / 2;
 
         self.count += 1;
-        let length = 96 + 6 * (entry.name.as_str().len() + entry.addr.as_ref().map_or(0, String::len));
+        let length = 128 + 6 * (entry.name.as_str().len() + entry.addr.as_ref().map_or(0, String::len));
         // Once one does not fit, the list ends, rather than going on with shorter ones.
         self.length = (self.length + length).min(ROOM);
         if self.length < ROOM {

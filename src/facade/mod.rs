@@ -116,7 +116,8 @@ impl<H> HandoffBuilder<H> {
     /// The new process is started by somebody else: a service manager, a container runtime, an operator. An upgrade
     /// that is asked for waits for it. This is what a process does whose own end would take the successor along, unless
     /// [`HandoffBuilder::successor`] says what to start: one with the id 1, one that `tini`, `docker-init`, `dumb-init` or
-    /// `catatonit` runs, and one whose parent is outside of its pid namespace. See `pid_namespaces(7)`.
+    /// `catatonit` runs, one whose parent is outside of its pid namespace, and one that a container runtime has started in a pid namespace
+    /// that it shares (`--pid host`). See `pid_namespaces(7)`.
     #[must_use]
     pub fn successor_elsewhere(mut self) -> Self {
         self.operation.launch = Launch::Elsewhere;

@@ -192,8 +192,7 @@ pub(crate) fn cut_off(table: &Table) -> Option<&'static str> {
     const GONE: &str = "the sockets live in another network namespace, which has no interface left but loopback: the container that \
         owned it is gone, and nobody reaches them; stop the service, restart its keeper if it has one, and start the service where there \
         is a network";
-    let own = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
-    let own = socket::netns_cookie(own.as_fd()).ok()?;
+    let own = socket::own_netns()?;
     let sockets = table.values().flat_map(|it| &it.fds).map(|fd| fd.as_fd());
     let reaches_out = |fd: &BorrowedFd<'_>| {
         let addr = SockRef::from(fd).local_addr().ok().and_then(|addr| addr.as_socket());

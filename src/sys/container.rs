@@ -21,6 +21,23 @@ fn look() -> Option<String> {
     upper_directory(&mounts).map(str::to_owned)
 }
 
+/// Whether a process of our own pid namespace is in another container than this one, as far as its cgroup tells: containers may share a
+/// pid namespace.
+pub(crate) fn is_of_another(pid: u32) -> bool {
+    let cgroup = |who: &str| fs::read_to_string(format!("/proc/{who}/cgroup")).unwrap_or_default();
+    are_apart(&cgroup("self"), &cgroup(&pid.to_string()))
+}
+
+/// Both as they are seen from here: in a cgroup namespace of its own a container is at `/`, and another one at `/../ID`. See
+/// `cgroup_namespaces(7)`.
+fn are_apart(own: &str, other: &str) -> bool {
+    if own.is_empty() || other.is_empty() {
+        return false; // Nothing is to be seen.
+    }
+    let is_outside = |line: &str| line.splitn(3, ':').nth(2).is_some_and(|path| path.starts_with("/.."));
+    in_cgroup(own) != in_cgroup(other) || other.lines().any(is_outside)
+}
+
 /// `0::/system.slice/docker-ID.scope`, `12:pids:/docker/ID`, `…/kubepods/…/ID`: 64 hexadecimal digits. See `cgroups(7)`.
 fn in_cgroup(cgroup: &str) -> Option<&str> {
     cgroup.lines().find_map(|line| {
@@ -65,6 +82,22 @@ mod tests {
         for path in ["0::/", "0::/user.slice/user-0.slice/session-1.scope", "0::/system.slice/app.service", ""] {
             assert_eq!(in_cgroup(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn containers_of_one_pid_namespace_are_told_apart_by_their_cgroups() {
+        let (own, other) =
+            (format!("1:cpu:/docker/{ID}\n0::/docker/{ID}"), format!("0::/docker/{}", ID.replace('3', "4")));
+        assert!(are_apart(&own, &other));
+        assert!(!are_apart(&own, &own));
+        assert!(are_apart(&own, "0::/system.slice/app.service"), "the host's");
+        // In a cgroup namespace of its own.
+        assert!(!are_apart("0::/", "0::/"));
+        assert!(are_apart("0::/", &format!("1:cpu:/../{ID}\n0::/../{ID}")));
+        assert!(are_apart("0::/", "0::/../../system.slice/app.service"));
+        // Outside of containers, and where nothing is to be seen.
+        assert!(!are_apart("0::/user.slice/session-1.scope", "0::/system.slice/app.service"));
+        assert!(!are_apart("0::/", ""));
     }
 
     #[test]

@@ -122,6 +122,12 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     option(socket, SO_NETNS_COOKIE)
 }
 
+/// The network namespace of this process, by the cookie of a socket that is made in it. `None` where the kernel does not say.
+pub(crate) fn own_netns() -> Option<u64> {
+    let (socket, _other) = UnixStream::pair().ok()?;
+    netns_cookie(socket.as_fd()).ok()
+}
+
 /// `SO_TYPE`: SOCK_STREAM and the like.
 pub(crate) fn kind(socket: BorrowedFd<'_>) -> io::Result<i32> {
     option(socket, libc::SO_TYPE)

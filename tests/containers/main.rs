@@ -9,6 +9,7 @@
 #![cfg(all(feature = "cli", feature = "tokio", feature = "bincode"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod checks;
 #[path = "../common/example.rs"]
 mod example;
 mod harness;
@@ -30,7 +31,7 @@ type Row = (&'static str, fn(&Engine) -> Sum);
 #[ignore = "needs docker"]
 fn containers() {
     let engine = Engine::new();
-    let rows: Vec<Row> = [keeper::ROWS, next::ROWS, run::ROWS, together::ROWS].concat();
+    let rows: Vec<Row> = [keeper::ROWS, next::ROWS, run::ROWS, together::ROWS, checks::ROWS].concat();
     let wanted = std::env::var("ROW").unwrap_or_default();
     let rows: Vec<Row> =
         rows.into_iter().filter(|(name, _)| wanted.split('|').any(|part| name.contains(part))).collect();

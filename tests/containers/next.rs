@@ -3,13 +3,14 @@
 use std::process::{Child, Command, Stdio};
 
 use crate::Row;
-use crate::harness::{Container, Engine, example};
+use crate::harness::{Container, Engine, Place, example};
 use crate::load::{Load, Sum};
 
 pub(crate) const ROWS: &[Row] = &[
     ("next container: ten times", ten_times),
     ("next container: rollout.sh, good and bad", rollouts),
     ("next container: restart: always on all", always),
+    ("next container: --pid host on all", one_pid_namespace),
 ];
 
 fn ten_times(engine: &Engine) -> Sum {
@@ -61,18 +62,46 @@ fn always(engine: &Engine) -> Sum {
     load.lost_nothing()
 }
 
+/// Begins to replace a container by the next one.
+fn roll(place: &Place<'_>, old: &Container, timeout: &str, more: &[&str]) -> (Container, Child) {
+    let new = Container::named(&place.engine.name());
+    let mut rollout = Command::new(example("rollout.sh"));
+    rollout.args([&old.name, &new.name]).args(place.options()).arg(place.engine.image(2));
+    rollout.args(place.service()).args(more).env("TIMEOUT", timeout).stdout(Stdio::null());
+    (new, rollout.spawn().unwrap())
+}
+
+/// Where all see each other's processes, each is told from the others all the same, and none starts a successor that would end with it.
+fn one_pid_namespace(engine: &Engine) -> Sum {
+    const SHARED: [&str; 2] = ["--pid", "host"];
+    let place = engine.place();
+    let mut old = place.serve(1, &SHARED, &[]);
+    old.is_ready();
+    let load = Load::start(place.port);
+    for _ in 0..2 {
+        load.goes_on(30);
+        let new = place.serve(2, &SHARED, &["--slow-start", "2000"]);
+        old.until("the new one initialises", || old.status()["phase"] == "initialising");
+        let (code, said) = new.exec(&["/handoff", "ready"]);
+        assert!(code == Some(1) && said.contains("of another container"), "the old one serves: {said}");
+        assert_eq!(old.exec(&["/handoff", "ready"]).0, Some(0));
+        new.is_ready();
+        assert_eq!(old.ended(), 0, "{}", old.logs());
+        old.remove();
+        old = new;
+    }
+    let (code, said) = old.exec(&["/handoff", "upgrade", "--timeout", "1s"]);
+    assert!(code == Some(1) && said.contains("awaited"), "nobody comes: {said}");
+    load.goes_on(30);
+    load.lost_nothing()
+}
+
 fn rollouts(engine: &Engine) -> Sum {
     let place = engine.place();
     let mut old = place.serve(1, &[], &[]);
     old.is_ready();
     let load = Load::start(place.port);
-    let roll = |old: &Container, timeout: &str, more: &[&str]| {
-        let new = Container::named(&engine.name());
-        let mut rollout = Command::new(example("rollout.sh"));
-        rollout.args([&old.name, &new.name]).args(place.options()).arg(engine.image(2));
-        rollout.args(place.service()).args(more).env("TIMEOUT", timeout).stdout(Stdio::null());
-        (new, rollout.spawn().unwrap())
-    };
+    let roll = |old: &Container, timeout: &str, more: &[&str]| roll(&place, old, timeout, more);
     for _ in 0..5 {
         load.goes_on(30);
         let (new, mut rollout) = roll(&old, "60s", &[]);

@@ -135,10 +135,24 @@ pub(crate) fn process(pid: u32) -> String {
     some_process(pid).map_or_else(|| "no process".to_owned(), |pid| format!("process {pid}"))
 }
 
+/// A process by its id and, where it has said one, its instance: in containers the id alone is 1 everywhere.
+pub(crate) fn process_of(pid: u32, named: Option<&str>) -> String {
+    let of = named.map(|named| format!(" of instance {}", instance(named))).unwrap_or_default();
+    process(pid) + &of
+}
+
+/// An instance in as few words as tell one from the other: of a container's id what `docker ps` shows of it.
+pub(crate) fn instance(named: &str) -> String {
+    const SHORT: usize = 12;
+    let is_id = named.len() == 64 && named.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id { named[..SHORT].to_owned() } else { clean(named) }
+}
+
 /// How an attempt went, in one line.
 pub(crate) fn summary(attempt: &Attempt) -> String {
     let next = attempt.from.saturating_add(1);
-    let (successor, total) = (process(attempt.successor_pid), micros(attempt.total_us));
+    let successor = process_of(attempt.successor_pid, attempt.instance.as_deref());
+    let total = micros(attempt.total_us);
     let reason = attempt.reason.as_deref().map_or_else(|| "no reason is given".to_owned(), clean);
     match attempt.outcome {
         Outcome::Completed => format!("generation {next}, {successor}, serves after {total}{}", laps(attempt)),
@@ -233,6 +247,17 @@ mod tests {
             summary(&timed),
             "generation 4, process 41, serves after 153 ms (transfer 900 µs, nobody accepted for 80 µs)"
         );
+    }
+
+    #[test]
+    fn a_container_is_named_as_docker_does_and_others_whole() {
+        let id = "3f1c0a5be6f94d7d8c2a1b0e9f8d7c6b5a493827160504f3e2d1c0b9a8f7e6d5";
+        assert_eq!(process_of(1, Some(id)), "process 1 of instance 3f1c0a5be6f9");
+        assert_eq!(process_of(1, Some("app@blue\n")), "process 1 of instance app@blue ");
+        assert_eq!(process_of(1, None), "process 1");
+        let mut completed = attempt(Outcome::Completed);
+        completed.instance = Some(id.to_owned());
+        assert_eq!(summary(&completed), "generation 4, process 41 of instance 3f1c0a5be6f9, serves after 153 ms");
     }
 
     #[test]

@@ -93,7 +93,8 @@ enum Command {
     /// Says whether the process that serves is one of this container, for health checks and probes
     ///
     /// While the next container initialises, the old one's process answers at the control socket and at the service's
-    /// ports. Ready is a container whose own process serves: one of the same instance as this command, or of the same pid namespace.
+    /// ports. Ready is a container whose own process serves: one of the same instance as this command, or of the same pid namespace
+    /// and, where containers share that, of the same cgroup.
     Ready(ready::Options),
     /// Says whether a place is fit for a control socket, and tries a handoff there
     ///

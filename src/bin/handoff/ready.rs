@@ -1,10 +1,11 @@
-//! `handoff ready`: for health checks, whether the process that serves is one of this container, by its instance or by its pid
-//! namespace.
+//! `handoff ready`: for health checks, whether the process that serves is one of this container, by its instance, or by its pid namespace
+//! and its cgroup.
 
 use clap::Args;
 use fd_handoff::client::{Hello, Phase, Process, own_instance};
 
 use crate::Service;
+use crate::format::process_of;
 use crate::output::Output;
 use crate::problem::{Problem, connect};
 
@@ -20,14 +21,14 @@ pub(crate) fn run(options: Options, out: &mut Output) -> Result<(), Problem> {
     let own = own_instance();
     // A process of this instance is one of ours, whatever its pid namespace is.
     let is_ours = own.is_some() && hello.instance == own;
-    let is_in_here = client.process().as_ref().and_then(Process::is_in_own_pid_namespace);
+    let is_in_here = client.process().as_ref().and_then(Process::is_in_own_container);
     judge(hello, if is_ours { Some(true) } else { is_in_here })?;
     out.line(format_args!("ready: process {}, generation {}, serves", hello.pid, hello.generation))
 }
 
 /// Whoever answers at the control socket owns the service; but it may be the old container's process still.
 fn judge(hello: &Hello, is_in_here: Option<bool>) -> Result<(), Problem> {
-    let Hello { pid, generation, phase, .. } = hello;
+    let Hello { pid, generation, phase, instance, .. } = hello;
     if !matches!(phase, Phase::Serving | Phase::Offering | Phase::Initialising) {
         return Err(Problem::failed(format!(
             "not ready: process {pid}, generation {generation}, does not serve ({phase})"
@@ -36,7 +37,8 @@ fn judge(hello: &Hello, is_in_here: Option<bool>) -> Result<(), Problem> {
     match is_in_here {
         Some(true) => Ok(()),
         Some(false) => Err(Problem::failed(format!(
-            "not ready: generation {generation} serves, process {pid} of another container (another pid namespace)"
+            "not ready: generation {generation} serves, {} of another container",
+            process_of(*pid, instance.as_deref())
         ))),
         None => Err(Problem::failed(format!(
             "generation {generation} serves, process {pid}, and whether that is a process of this container cannot be told: that \

@@ -8,7 +8,8 @@ use fd_handoff::client::{Attempt, FdStatus, Phase, Status};
 
 use crate::Service;
 use crate::format::{
-    ago, clean, generations, micros, outcome, outcome_style, painted, phase, process, some_process, span,
+    ago, clean, generations, instance, micros, outcome, outcome_style, painted, phase, process, process_of,
+    some_process, span,
 };
 use crate::output::Output;
 use crate::problem::{Problem, connect, explain};
@@ -40,10 +41,10 @@ pub(crate) fn run(options: Options, out: &mut Output) -> Result<(), Problem> {
 /// What runs, in one line.
 pub(crate) fn headline(status: &Status) -> String {
     format!(
-        "{}, generation {}, process {}, up {}: {}",
+        "{}, generation {}, {}, up {}: {}",
         title(status),
         status.generation,
-        status.pid,
+        process_of(status.pid, status.instance.as_deref()),
         span(Duration::from_millis(status.uptime_ms)),
         phase(status.phase)
     )
@@ -93,8 +94,8 @@ fn facts(status: &Status) -> Table {
     }
     if let Some(successor) = &status.successor {
         let progress = successor.progress.as_deref().unwrap_or("it has not said how it goes");
-        let instance = successor.instance.iter().map(|instance| format!(", instance {instance}")).collect::<String>();
-        let text = format!("{}{instance}, version {}: {progress}", process(successor.pid), successor.version);
+        let who = process_of(successor.pid, successor.instance.as_deref());
+        let text = format!("{who}, version {}: {progress}", successor.version);
         fact("successor", Cell::new(clean(&text)));
     }
     if let Some(predecessor) = &status.predecessor {
@@ -156,11 +157,17 @@ fn entry(attempt: &Attempt, now: Duration) -> Vec<Cell> {
     vec![
         Cell::new(generations(attempt)),
         // It was not started, or never asked for the service.
-        Cell::new(some_process(attempt.successor_pid).map_or_else(|| "no process".to_owned(), |pid| pid.to_string())),
+        Cell::new(successor(attempt)),
         Cell::new(outcome(attempt.outcome)).style(outcome_style(attempt.outcome)),
         Cell::new(ago(now.as_millis() as u64, attempt.began_unix_ms)),
         Cell::new(attempt.reason.as_deref().map(clean).unwrap_or_default()),
     ]
+}
+
+/// In containers each process is 1: what tells them apart is whose it was.
+fn successor(attempt: &Attempt) -> String {
+    let Some(pid) = some_process(attempt.successor_pid) else { return "no process".to_owned() };
+    attempt.instance.as_deref().map_or_else(|| pid.to_string(), |named| format!("{pid} of {}", instance(named)))
 }
 
 /// How long each step of each attempt took.
@@ -235,6 +242,31 @@ mod tests {
         let wanted = "phase nobody serves; this process keeps the service, and connections wait for the next one \
                       kept for 2 s: process 41 has crashed waiting 7 connections wait";
         assert!(kept.contains(wanted), "{kept}");
+    }
+
+    #[test]
+    fn a_service_in_containers_is_told_by_its_instances() {
+        let [old, new] = ["3f1c", "77ab"].map(|start| format!("{start}{}", "0".repeat(60)));
+        let attempt = json!({
+            "from": 1, "successor_pid": 1, "outcome": "completed", "began_unix_ms": 999_880_000, "total_us": 1, "instance": old,
+        });
+        let status = status(json!({
+            "pid": 1, "generation": 2, "instance": old, "history": [attempt],
+            "successor": { "pid": 1, "version": "0.2.0", "progress": null, "instance": new },
+        }));
+        let words = shown(&status).split_whitespace().collect::<Vec<_>>().join(" ");
+        for wanted in [
+            &*format!("instance {old}"),
+            "process 1 of instance 77ab00000000, version 0.2.0",
+            "1 → 2 1 of 3f1c00000000 completed",
+        ] {
+            assert!(words.contains(wanted), "{words}");
+        }
+        assert!(
+            headline(&status).contains("generation 2, process 1 of instance 3f1c00000000, up"),
+            "{}",
+            headline(&status)
+        );
     }
 
     #[test]

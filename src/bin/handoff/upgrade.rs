@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Service;
 use crate::after::{After, look};
-use crate::format::{clean, micros, painted, parse_duration, span, summary};
+use crate::format::{clean, micros, painted, parse_duration, process_of, span, summary};
 use crate::output::{Line, Output, is_interactive};
 use crate::problem::{Problem, connect, explain};
 use crate::style::GOOD;
@@ -159,7 +159,8 @@ fn who_serves(path: &Path) -> String {
     match look(path) {
         After::Serving(client) => {
             let hello = client.hello();
-            format!("generation {}, process {}, answers there now: handoff status {at}", hello.generation, hello.pid)
+            let who = process_of(hello.pid, hello.instance.as_deref());
+            format!("generation {}, {who}, answers there now: handoff status {at}", hello.generation)
         }
         After::Stopped => format!("nobody listens at {at} any more, and the socket is gone: start the service"),
         After::Died => format!("nobody listens at {at} any more: start the service"),

@@ -857,6 +857,9 @@ pub struct FdStatus {
     /// Its local address, where it has one.
     #[serde(default, deserialize_with = "strict::optional_text::<MAX_ADDR, _>")]
     pub addr: Option<String>,
+    /// The `SO_NETNS_COOKIE` of the network namespace that it lives in, where it is an internet socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u64>,
 }
 
 /// The handoff under way, in `status`.

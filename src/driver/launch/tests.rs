@@ -73,6 +73,8 @@ fn a_process_whose_end_is_that_of_all_starts_nobody() {
     assert!(why(7, 0, None).unwrap().contains("outside"));
     assert!(why(7, 1, Some("tini")).unwrap().starts_with("tini "));
     assert!(why(7, 4, Some("docker-init")).is_some(), "in the pid namespace of the host");
+    assert!(why(700, 600, Some("containerd-shim")).unwrap().contains("as a container"), "docker run --pid host");
+    assert!(why(700, 600, Some("conmon")).is_some());
     assert_eq!(why(7, 1, Some("systemd")), None);
     assert_eq!(why(7, 1, Some("s6-svscan")), None);
     assert_eq!(why(7, 1, None), None);

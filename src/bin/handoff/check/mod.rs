@@ -27,6 +27,9 @@ use crate::table::{Cell, Table};
 pub(crate) struct Options {
     #[command(flatten)]
     service: Service,
+    /// The service allows sockets of another network namespace: Config::allow_foreign_netns
+    #[arg(long)]
+    foreign_netns: bool,
     /// Print one JSON object: the path, whether nothing failed, and what was found
     #[arg(long)]
     json: bool,
@@ -37,8 +40,8 @@ pub(crate) fn run(options: Options, out: &mut Output) -> Result<(), Problem> {
     let mut findings = kernel::look();
     findings.extend(surroundings::look());
     // Once: somebody who does not answer takes his time.
-    let running = Client::connect(&path);
-    findings.extend(service::look(running.as_ref().ok()));
+    let mut running = Client::connect(&path);
+    findings.extend(service::look(running.as_mut().ok(), options.foreign_netns));
     findings.extend(place::look(&path, running));
     findings.push(trial::attempt(&path));
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Failed).count();

@@ -1,16 +1,17 @@
 //! The path, its directory, and what is there already.
 
-use std::fs::Metadata;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fd_handoff::client::Client;
 use fd_handoff::{Error, PathProblem};
 use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::strays::{self, Stray};
-use super::{Finding, lost_by};
+use super::{Finding, lost_by, surroundings};
 
 /// The longest path that fits a socket's address, see `unix(7)`.
 const SHORT_PATH: usize = 107;
@@ -20,7 +21,8 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
 pub(super) fn look(path: &Path, service: Result<Client, Error>) -> Vec<Finding> {
-    vec![path_length(path, &service), directory(path), socket(path, service)]
+    let found = [path_length(path, &service), directory(path)].into_iter();
+    found.chain(volume(directory_of(path))).chain([socket(path, service)]).collect()
 }
 
 /// The directory that the path is in.
@@ -72,10 +74,85 @@ fn directory(path: &Path) -> Finding {
     }
     let about = format!("{at}: owner {}, mode {:04o}", found.uid(), found.mode() & 0o7777);
     if access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
-        let advice = format!("give it to user {}, or run the service as user {}", geteuid(), found.uid());
+        let advice =
+            format!("give it to user {}, or run the service as user {}{}", geteuid(), found.uid(), of_a_volume());
         return Finding::failed(CHECK, format!("{about}, not writable for user {}", geteuid()), advice);
     }
     judge_directory(about, &Access::of(&found), geteuid().as_raw())
+}
+
+/// What to know of a volume's owner, in a container.
+fn of_a_volume() -> &'static str {
+    if !surroundings::is_container() {
+        return "";
+    }
+    "; a new, empty volume takes its owner and mode from that directory in the image"
+}
+
+/// Whether another container can have the directory, too. On a host there is no such question.
+fn volume(directory: &Path) -> Option<Finding> {
+    if !surroundings::is_container() {
+        return None;
+    }
+    let directory = directory.canonicalize().ok()?;
+    let mounts = fs::read("/proc/self/mountinfo").ok()?;
+    Some(judge_volume(&directory, mount_of(&directory, &mounts)?))
+}
+
+fn judge_volume(directory: &Path, mount: Mount) -> Finding {
+    const CHECK: &str = "volume";
+    let at = directory.display();
+    if mount.point == Path::new("/") {
+        return Finding::warning(
+            CHECK,
+            format!("{at} is in this container's own file system: no other container finds the service there"),
+            "mount a volume, or a directory of the host's, there, and the same in the next container; one whose service is replaced \
+             within it (handoff run) needs none",
+        );
+    }
+    Finding::ok(
+        CHECK,
+        format!("{} is mounted ({}): the next container has to have the same", mount.point.display(), mount.kind),
+    )
+}
+
+/// A mounted file system.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    point: PathBuf,
+    kind: String,
+}
+
+/// The one that a directory is in: of those above it the nearest, and the last of several at one place. See `proc_pid_mountinfo(5)`.
+fn mount_of(directory: &Path, mounts: &[u8]) -> Option<Mount> {
+    let mounts = mounts.split(|byte| *byte == b'\n').filter_map(parse_mount);
+    mounts.filter(|mount| directory.starts_with(&mount.point)).max_by_key(|mount| mount.point.components().count())
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`
+fn parse_mount(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let point = PathBuf::from(OsString::from_vec(unescaped(fields.nth(4)?)));
+    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    Some(Mount { point, kind: String::from_utf8_lossy(kind).into_owned() })
+}
+
+/// A space, a tab, a line feed and a backslash are three octal digits behind a backslash.
+fn unescaped(mut field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    loop {
+        match *field {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ref rest @ ..] => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                field = rest;
+            }
+            [byte, ref rest @ ..] => {
+                plain.push(byte);
+                field = rest;
+            }
+            [] => return plain,
+        }
+    }
 }
 
 /// Who may change what is in a directory.
@@ -204,6 +281,27 @@ mod tests {
         assert_eq!(verdict(1000, 0o40770), Verdict::Warning);
         assert_eq!(verdict(0, 0o40777), Verdict::Warning);
         assert_eq!(verdict(1001, 0o40755), Verdict::Warning);
+    }
+
+    #[test]
+    fn a_directory_that_no_other_container_has_is_a_warning() {
+        let mounts = b"1 0 0:50 / / rw - overlay overlay rw,upperdir=/up\n\
+            2 1 8:1 /vol /run/app rw master:1 - ext4 /dev/sda1 rw\n\
+            3 1 0:51 / /run/my\\040app rw - tmpfs tmpfs rw\n\
+            4 2 8:2 / /run/app rw - xfs /dev/sdb1 rw\n";
+        let judge = |directory: &str| {
+            let directory = Path::new(directory);
+            judge_volume(directory, mount_of(directory, mounts).unwrap())
+        };
+        assert_eq!(judge("/run/apps").verdict, Verdict::Warning);
+        assert_eq!(judge("/").verdict, Verdict::Warning);
+        let inside = judge("/run/app/inside");
+        assert_eq!(
+            (inside.verdict, &*inside.found),
+            (Verdict::Ok, "/run/app is mounted (xfs): the next container has to have the same")
+        );
+        assert!(judge("/run/my app").found.starts_with("/run/my app is mounted (tmpfs)"));
+        assert_eq!(mount_of(Path::new("/run"), b"garbage\n"), None);
     }
 
     #[test]

@@ -2,15 +2,19 @@
 
 use std::fs;
 
-use fd_handoff::client::Client;
+use fd_handoff::Kind;
+use fd_handoff::client::{Client, FdStatus, Status, own_network};
 use nix::unistd::geteuid;
 
 use super::Finding;
 use crate::systemd::{Properties, Unit};
 
-pub(super) fn look(service: Option<&Client>) -> Vec<Finding> {
+/// `foreign_netns`: whether the successor allows sockets of another network namespace.
+pub(super) fn look(mut service: Option<&mut Client>, foreign_netns: bool) -> Vec<Finding> {
+    let network = network(service.as_deref_mut(), foreign_netns);
+    let service = service.as_deref();
     let user = service.map(|service| judge_user(service.uid(), geteuid().as_raw()));
-    user.into_iter().chain([network(service)]).chain(unit(service)).chain(service.and_then(watchdog)).collect()
+    user.into_iter().chain([network]).chain(unit(service)).chain(service.and_then(watchdog)).collect()
 }
 
 /// A link of a process's in `/proc`, such as `ns/net`. Nothing where it may not be read, or the process has ended.
@@ -36,29 +40,89 @@ fn judge_user(service: u32, own: u32) -> Finding {
     )
 }
 
-fn network(service: Option<&Client>) -> Finding {
+fn network(service: Option<&mut Client>, allowed: bool) -> Finding {
     let own = fs::read_link("/proc/self/ns/net");
     let own = own.map_or_else(|error| format!("unknown ({error})"), |link| link.to_string_lossy().into_owned());
-    judge_network(&own, service.and_then(|service| link_of(service, "ns/net")).as_deref())
+    let Some(service) = service else { return judge_network(&own, Sockets::NoService, allowed) };
+    let process = link_of(service, "ns/net");
+    let status = service.status().ok();
+    judge_network(&own, sockets(status.as_ref(), own_network(), process), allowed)
 }
 
-fn judge_network(own: &str, service: Option<&str>) -> Finding {
+/// Where the sockets of the service that runs there live, seen from here.
+#[derive(Debug, PartialEq, Eq)]
+enum Sockets {
+    NoService,
+    /// It has none that belongs to a network namespace.
+    None,
+    Here,
+    /// So many of them, one for example.
+    Elsewhere(usize, String),
+    /// In one that nobody reaches.
+    CutOff(String),
+    /// The service does not say; its process is in this namespace.
+    Unsaid(Option<String>),
+}
+
+/// The kernel's word for the sockets, whoever holds them: the process may be in another namespace than what it serves.
+fn sockets(status: Option<&Status>, own: Option<u64>, process: Option<String>) -> Sockets {
+    let Some(status) = status else { return Sockets::Unsaid(process) };
+    if let Some(why) = &status.cut_off {
+        return Sockets::CutOff(why.clone());
+    }
+    let is_inet = |kind| matches!(kind, Kind::TcpListener | Kind::TcpStream | Kind::UdpSocket);
+    let inet: Vec<&FdStatus> = status.fds.iter().filter(|fd| is_inet(fd.kind)).collect();
+    if inet.is_empty() {
+        return Sockets::None;
+    }
+    let Some(own) = own.filter(|_| inet.iter().any(|fd| fd.netns.is_some())) else { return Sockets::Unsaid(process) };
+    let elsewhere: Vec<&&FdStatus> = inet.iter().filter(|fd| fd.netns.is_some_and(|netns| netns != own)).collect();
+    let Some(one) = elsewhere.first() else { return Sockets::Here };
+    Sockets::Elsewhere(elsewhere.len(), format!("{} at {}", one.name, one.addr.as_deref().unwrap_or("no address")))
+}
+
+fn judge_network(own: &str, sockets: Sockets, allowed: bool) -> Finding {
     const CHECK: &str = "network";
-    match service {
-        Some(service) if service == own => Finding::ok(CHECK, format!("{own}, like the service that runs there")),
-        Some(service) => Finding::failed(
+    const STAYS: &str = "a socket stays in the namespace where it was made";
+    const SHARE: &str =
+        "start the successor in that network namespace: host networking, one Pod, network_mode: \"service:...\"";
+    match sockets {
+        Sockets::NoService => Finding::ok(
             CHECK,
             format!(
-                "{own}, and the service there runs in {service}: a socket stays in the namespace where it was made"
+                "{own}: {STAYS}, so old and new have to share this one (host networking, one Pod, network_mode: \"service:...\")"
             ),
-            "start the successor in that network namespace: host networking, one Pod, network_mode: \"service:...\"",
         ),
-        None => Finding::ok(
+        Sockets::None => {
+            Finding::ok(CHECK, format!("{own}; the service that runs there names no socket of any network"))
+        }
+        Sockets::Here => Finding::ok(CHECK, format!("{own}, like the sockets of the service that runs there")),
+        Sockets::CutOff(why) => Finding::failed(CHECK, format!("{own}; {why}"), "stop it, and start it anew"),
+        Sockets::Elsewhere(..) | Sockets::Unsaid(_) if allowed => Finding::ok(
+            CHECK,
+            format!("{own}; sockets of another one are allowed, and whoever owns that one has to outlive them"),
+        ),
+        Sockets::Elsewhere(count, one) => Finding::failed(
             CHECK,
             format!(
-                "{own}: a socket stays in the namespace where it was made, so old and new have to share this one (host \
-                 networking, one Pod, network_mode: \"service:...\")"
+                "{own}, and {count} of the sockets of the service there ({one}) live in another one: {STAYS}, and the successor \
+                 refuses them"
             ),
+            format!(
+                "{SHARE}; or, where whoever owns that one outlives them, as a keeper does, let the service allow it \
+                 (Config::allow_foreign_netns), and say --foreign-netns here"
+            ),
+        ),
+        Sockets::Unsaid(Some(process)) if process == own => {
+            Finding::ok(CHECK, format!("{own}, like the service that runs there"))
+        }
+        Sockets::Unsaid(Some(process)) => {
+            Finding::failed(CHECK, format!("{own}, and the service there runs in {process}: {STAYS}"), SHARE)
+        }
+        Sockets::Unsaid(None) => Finding::warning(
+            CHECK,
+            format!("{own}; in which one the sockets of the service there live, it does not say: {STAYS}"),
+            "see that old and new share one: host networking, one Pod, network_mode: \"service:...\"",
         ),
     }
 }
@@ -145,21 +209,66 @@ fn doubts(unit: &str, properties: &Properties) -> Vec<(&'static str, &'static st
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::Verdict;
     use super::*;
 
     #[test]
-    fn another_user_is_a_warning_and_another_network_a_failure() {
+    fn another_user_is_a_warning() {
         assert_eq!(judge_user(1000, 1000).verdict, Verdict::Ok);
         let other = judge_user(1000, 0);
         assert_eq!(other.verdict, Verdict::Warning);
         assert!(other.advice.unwrap().contains("as user 1000"));
+    }
 
-        assert_eq!(judge_network("net:[1]", None).verdict, Verdict::Ok);
-        assert_eq!(judge_network("net:[1]", Some("net:[1]")).verdict, Verdict::Ok);
-        let foreign = judge_network("net:[1]", Some("net:[2]"));
-        assert_eq!(foreign.verdict, Verdict::Failed);
-        assert!(foreign.found.contains("runs in net:[2]"), "{}", foreign.found);
+    #[test]
+    fn what_counts_is_where_the_sockets_live() {
+        let (here, elsewhere) = (Some(7), Some(8));
+        let with = |fds: &[(&str, Option<u64>)], cut_off: Option<&str>| -> Status {
+            let fd = |(kind, netns): &(&str, Option<u64>)| json!({ "name": "http", "kind": kind, "addr": "0.0.0.0:80", "netns": netns });
+            serde_json::from_value(json!({
+                "name": "http", "version": "1", "pid": 1, "generation": 1, "phase": "serving", "uptime_ms": 0, "history": [],
+                "fds": fds.iter().map(fd).collect::<Vec<_>>(), "fd_count": fds.len(), "successor": null, "predecessor": null,
+                "cut_off": cut_off,
+            }))
+            .unwrap()
+        };
+        let one = "http at 0.0.0.0:80".to_owned();
+        for (status, wanted) in [
+            (with(&[("tcp_listener", here), ("udp_socket", here)], None), Sockets::Here),
+            (with(&[("tcp_listener", here), ("udp_socket", elsewhere)], None), Sockets::Elsewhere(1, one)),
+            (with(&[("unix_listener", None), ("file", None)], None), Sockets::None),
+            (with(&[("tcp_listener", elsewhere)], Some("gone")), Sockets::CutOff("gone".to_owned())),
+            // An older service, or an older kernel.
+            (with(&[("tcp_listener", None)], None), Sockets::Unsaid(Some("net:[1]".to_owned()))),
+        ] {
+            assert_eq!(sockets(Some(&status), here, Some("net:[1]".to_owned())), wanted);
+        }
+        assert_eq!(sockets(None, here, None), Sockets::Unsaid(None));
+    }
+
+    #[test]
+    fn sockets_of_another_network_are_a_failure_unless_they_are_allowed() {
+        let unsaid = |process: Option<&str>| Sockets::Unsaid(process.map(str::to_owned));
+        let elsewhere = || Sockets::Elsewhere(2, "http at 0.0.0.0:80".to_owned());
+        for (sockets, allowed, wanted) in [
+            (Sockets::NoService, false, Verdict::Ok),
+            (Sockets::None, false, Verdict::Ok),
+            (Sockets::Here, false, Verdict::Ok),
+            (elsewhere(), false, Verdict::Failed),
+            (elsewhere(), true, Verdict::Ok),
+            (Sockets::CutOff("gone".to_owned()), true, Verdict::Failed),
+            (unsaid(Some("net:[1]")), false, Verdict::Ok),
+            (unsaid(Some("net:[2]")), false, Verdict::Failed),
+            (unsaid(Some("net:[2]")), true, Verdict::Ok),
+            (unsaid(None), false, Verdict::Warning),
+        ] {
+            let found = judge_network("net:[1]", sockets, allowed);
+            assert_eq!(found.verdict, wanted, "{found:?}");
+        }
+        let advice = judge_network("net:[1]", elsewhere(), false).advice.unwrap();
+        assert!(advice.contains("Config::allow_foreign_netns"), "{advice}");
     }
 
     #[test]

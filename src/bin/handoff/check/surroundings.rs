@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use fd_handoff::client::own_container;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Finding;
@@ -16,6 +17,10 @@ const SPARE: u64 = 64;
 const FEW: u64 = 1_024;
 /// The inode of the first pid namespace, which the kernel gives the same number at each start: `PROC_PID_INIT_INO`.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+/// What a container runtime does where it cannot leave it to the kernel.
+const ENDS: &str = "when a container's first process ends, its runtime ends every process in there";
+const BESIDE: &str = "let the next container take over, with the socket's directory mounted in both: a service that is process 1 or a \
+    container's first process, or that such an init (docker run --init) runs, starts no successor in there";
 /// Programs that go on as process 1 when a service ends.
 const INITS: [&str; 4] = ["systemd", "init", "s6-svscan", "runit"];
 
@@ -59,8 +64,20 @@ fn judge_limit(soft: u64, hard: u64) -> Finding {
     Finding::ok(CHECK, found)
 }
 
+/// Whether this is a container, as far as can be seen from inside.
+pub(super) fn is_container() -> bool {
+    own_container().is_some() || link("/proc/self/ns/pid") != FIRST_PID_NAMESPACE
+}
+
 fn process_one() -> Finding {
     let namespace = link("/proc/self/ns/pid");
+    if namespace == FIRST_PID_NAMESPACE && own_container().is_some() {
+        return Finding::warning(
+            "pid namespace",
+            format!("{namespace}, the host's own, in a container: {ENDS}"),
+            BESIDE,
+        );
+    }
     let first = fs::read_to_string("/proc/1/comm").ok();
     judge_process_one(std::process::id(), &namespace, first.as_deref().map(str::trim))
 }
@@ -85,8 +102,7 @@ fn judge_process_one(own: u32, namespace: &str, first: Option<&str>) -> Finding 
     Finding::warning(
         CHECK,
         format!("{namespace}, a container's: {who}, and when process 1 ends, the kernel ends every process in there"),
-        "let the next container take over, with the socket's directory mounted in both: a service that is process 1, or \
-         that such an init (docker run --init) runs, starts no successor in there",
+        BESIDE,
     )
 }
 

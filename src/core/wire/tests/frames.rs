@@ -84,7 +84,7 @@ fn server_frames() -> Vec<ServerFrame> {
     let text = || "line\nbreak".to_owned();
     let words = [(text(), text())].into();
     let history = vec![attempt(None, None), attempt(Some(1), Some("a\nb"))];
-    let fd = FdStatus { name: name("http"), kind: Kind::Other, addr: None };
+    let fd = FdStatus { name: name("http"), kind: Kind::Other, addr: None, netns: Some(u64::MAX) };
     vec![
         Hello {
             protocol: PROTOCOL,
