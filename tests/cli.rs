@@ -25,6 +25,8 @@ fn command(args: &[&str]) -> Command {
     for variable in ["HANDOFF_SOCKET", "SERVICE_RESULT", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
         command.env_remove(variable);
     }
+    // Where these tests run in a container, it is that of all of them.
+    command.env("HANDOFF_INSTANCE", "");
     command
 }
 
@@ -140,7 +142,7 @@ fn http(listen: &str, control: &str) -> Process {
 
 /// The example service, started by this command. It is killed at the test's end.
 fn serving(command: &mut Command) -> Running {
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command.env("HANDOFF_INSTANCE", "").stdout(Stdio::piped()).spawn().unwrap();
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let mut service = Running { child, stdout };
     service.lines_until("ready generation=");
@@ -1030,7 +1032,7 @@ mod check {
         run(&["ready", &path]).fails(1, &["another container"]);
         let mut within = Command::new("unshare");
         within.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
-        within.arg(env!("CARGO_BIN_EXE_handoff")).args(["ready", &path]);
+        within.arg(env!("CARGO_BIN_EXE_handoff")).args(["ready", &path]).env("HANDOFF_INSTANCE", "");
         let from_a_third = within.output().unwrap();
         assert_eq!(from_a_third.status.code(), Some(1), "{from_a_third:?}");
     }

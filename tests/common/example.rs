@@ -28,6 +28,8 @@ impl Process {
 
     /// By this command.
     pub(crate) fn begin(command: &mut Command) -> Process {
+        // Where these tests run in a container, it is that of all of them.
+        command.env("HANDOFF_INSTANCE", "");
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
