@@ -10,9 +10,9 @@ use tracing::Span;
 use crate::core::record::micros;
 use crate::core::wire::{self, Ending, Entry, ErrorCode, FileId, Name, News, Outcome, Receive};
 use crate::core::{
-    Cause, Leave, Lifecycle, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event, Waits,
+    Cause, Leave, Lifecycle, Packet, Predecessor, PredecessorCommand as Command, PredecessorEvent as Event,
 };
-use crate::driver::channel::{Link, Point};
+use crate::driver::channel::{Channel, Link, Point};
 use crate::driver::child::Spawned;
 use crate::driver::descriptor::{Attachment, Shared, application_name, examine};
 use crate::driver::flags::{Flags, restore};
@@ -189,19 +189,28 @@ pub(crate) enum Milestone {
 const TELL_PROGRESS: Duration = Duration::from_millis(50);
 
 /// Beside the link's own.
-pub(super) const LET_GO: u64 = u64::MAX;
+const LET_GO: u64 = u64::MAX;
+
+/// The connection to whoever is given everything, a successor or a keeper.
+pub(super) fn link_to(
+    generation: &Generation,
+    receive: &Receive,
+    channel: Channel<Attachment>,
+    pidfd: Option<OwnedFd>,
+    doing: &'static str,
+) -> Result<Link<Predecessor<Attachment>>> {
+    let role = Predecessor::new(receive.clone(), generation.config.timeouts.waits(), pidfd.is_some());
+    let mut link = Link::new(role, channel, pidfd).map_err(Error::io(doing))?;
+    link.arbiter.clone_from(&generation.arbiter);
+    // Where the other side stops, this one goes once it has let everything go.
+    link.poller().add(generation.let_go.as_fd(), LET_GO, Interest::Read).map_err(Error::io(doing))?;
+    Ok(link)
+}
 
 impl Giving {
     pub(crate) fn new(generation: Arc<Generation>, arrival: Arrival) -> Result<Giving> {
         let Arrival { channel, receive, pidfd, began, .. } = arrival;
-        let waits: Waits = generation.config.timeouts.waits();
-        let role = Predecessor::new(receive.clone(), waits, pidfd.is_some());
-        let mut link = Link::new(role, channel, pidfd).map_err(Error::io("watch the successor"))?;
-        link.arbiter.clone_from(&generation.arbiter);
-        // Where the successor stops, this side goes once it has let everything go.
-        link.poller()
-            .add(generation.let_go.as_fd(), LET_GO, Interest::Read)
-            .map_err(Error::io("watch the successor"))?;
+        let mut link = link_to(&generation, &receive, channel, pidfd, "watch the successor")?;
         let (successor, number, predecessor) = (receive.pid, generation.number, std::process::id());
         let instance = receive.instance.as_deref();
         link.span = tracing::error_span!(
@@ -213,20 +222,8 @@ impl Giving {
             instance
         );
         // Whole before anything can panic: what happens to its successor then is said where it is dropped.
-        let mut giving = Giving {
-            generation,
-            span: link.span.clone(),
-            link: Some(link),
-            successor: receive,
-            has_let_go: false,
-            laps: Laps::new(began),
-            over: false,
-            held: None,
-            flags: Flags::default(),
-            untold: None,
-            tell_progress: None,
-            child: None,
-        };
+        let span = link.span.clone();
+        let mut giving = Giving::along(generation, link, span, receive, Laps::new(began));
         giving.begin();
         Ok(giving)
     }
@@ -245,13 +242,25 @@ impl Giving {
             predecessor = std::process::id(),
             keeper = receive.pid
         );
+        let laps = Laps { transferred: Some(now), ..Laps::new(began) };
+        Giving::along(generation, link, span, receive, laps)
+    }
+
+    /// One that nothing has happened in yet.
+    fn along(
+        generation: Arc<Generation>,
+        link: Link<Predecessor<Attachment>>,
+        span: Span,
+        successor: Receive,
+        laps: Laps,
+    ) -> Giving {
         Giving {
             generation,
-            span,
             link: Some(link),
-            successor: receive,
+            successor,
+            span,
             has_let_go: false,
-            laps: Laps { transferred: Some(now), ..Laps::new(began) },
+            laps,
             over: false,
             held: None,
             flags: Flags::default(),

@@ -1,7 +1,7 @@
 //! The owner's side of a keeper: a process that has copies of everything, for the case that this one ends.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,8 +11,8 @@ use crate::driver::channel::Link;
 use crate::driver::descriptor::Attachment;
 use crate::driver::generation::{Arrival, Generation};
 use crate::driver::{gift, giving};
-use crate::error::{Error, Result};
-use crate::sys::event::{Interest, Poller};
+use crate::error::Result;
+use crate::sys::event::Poller;
 
 /// One keeper, from its `receive` until it is gone, or until the service is given up to it.
 #[derive(Debug)]
@@ -28,12 +28,7 @@ pub(crate) struct Keeping {
 impl Keeping {
     pub(crate) fn new(generation: Arc<Generation>, arrival: Arrival) -> Result<Keeping> {
         let Arrival { channel, receive, pidfd, began, .. } = arrival;
-        let watch = Error::io("watch a keeper");
-        let role = Predecessor::new(receive.clone(), generation.config.timeouts.waits(), pidfd.is_some());
-        let mut link = Link::new(role, channel, pidfd).map_err(Error::io("watch a keeper"))?;
-        link.arbiter.clone_from(&generation.arbiter);
-        // For when the service is given up to it: see [`giving::Giving::of_keeper`].
-        link.poller().add(generation.let_go.as_fd(), giving::LET_GO, Interest::Read).map_err(watch)?;
+        let mut link = giving::link_to(&generation, &receive, channel, pidfd, "watch a keeper")?;
         link.span = tracing::error_span!(
             "keeper",
             generation = generation.number,
