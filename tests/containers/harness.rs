@@ -194,6 +194,12 @@ impl Container {
         docker(&["wait", &self.name]).trim().parse().unwrap()
     }
 
+    /// Waits for its end in good order, and removes it.
+    pub(crate) fn ends_well(&self) {
+        assert_eq!(self.ended(), 0, "{}", self.logs());
+        self.remove();
+    }
+
     pub(crate) fn remove(&self) {
         docker(&["rm", "--force", &self.name]);
     }

@@ -22,8 +22,7 @@ fn ten_times(engine: &Engine) -> Sum {
         load.goes_on(30);
         let new = place.serve(1 + round % 2, &[], &[]);
         new.is_ready();
-        assert_eq!(old.ended(), 0, "{}", old.logs());
-        old.remove();
+        old.ends_well();
         old = new;
     }
     load.goes_on(30);
@@ -86,8 +85,7 @@ fn one_pid_namespace(engine: &Engine) -> Sum {
         assert!(code == Some(1) && said.contains("of another container"), "the old one serves: {said}");
         assert_eq!(old.exec(&["/handoff", "ready"]).0, Some(0));
         new.is_ready();
-        assert_eq!(old.ended(), 0, "{}", old.logs());
-        old.remove();
+        old.ends_well();
         old = new;
     }
     let (code, said) = old.exec(&["/handoff", "upgrade", "--timeout", "1s"]);
@@ -106,8 +104,7 @@ fn rollouts(engine: &Engine) -> Sum {
         load.goes_on(30);
         let (new, mut rollout) = roll(&old, "60s", &[]);
         assert!(rollout.wait().unwrap().success(), "{}", new.logs());
-        assert_eq!(old.ended(), 0, "{}", old.logs());
-        old.remove();
+        old.ends_well();
         old = new;
     }
     let keeps = |what: &str, rollout: &mut Child| {
